@@ -16,6 +16,7 @@ pub(crate) mod generation;
 pub(crate) mod info;
 pub(crate) mod messages;
 mod page;
+mod pairs;
 pub(crate) mod pooling;
 pub(crate) mod prompt;
 pub(crate) mod question;

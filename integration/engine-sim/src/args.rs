@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::config::EngineConfig;
 use crate::kv_events::{Encoding, KvEventsConfig};
+use crate::pair::PairArgs;
 
 /// Run one simulated model server: real HTTP, vLLM's bytes, no GPU.
 ///
@@ -26,6 +27,9 @@ pub struct EngineArgs {
     /// The name of the served model.
     #[arg(long, value_name = "NAME", default_value = "sim")]
     pub model: String,
+    /// The release of vLLM that it claims to be. NIXL pairs engines of one release only.
+    #[arg(long, value_name = "VERSION", default_value = "0.32.0")]
+    pub engine_version: String,
     /// A LoRA adapter on that model; may be given several times.
     #[arg(long, value_name = "NAME")]
     pub lora: Vec<String>,
@@ -99,6 +103,8 @@ pub struct EngineArgs {
     /// Write events as vLLM does since 0.24 (maps), or as before (arrays).
     #[arg(long, value_name = "FORM", default_value = "maps")]
     pub kv_events_encoding: Encoding,
+    #[command(flatten)]
+    pair: PairArgs,
 }
 
 impl EngineArgs {
@@ -122,6 +128,7 @@ impl From<EngineArgs> for EngineConfig {
         let EngineArgs {
             listen,
             model,
+            engine_version,
             lora,
             data_parallel_size,
             block_size,
@@ -140,10 +147,12 @@ impl From<EngineArgs> for EngineConfig {
             api_key,
             no_prompt_tokens_details,
             legacy_metrics,
+            pair,
             ..
         } = args;
         Self {
             listen,
+            version: engine_version,
             model,
             loras: lora,
             data_parallel: data_parallel_size,
@@ -161,6 +170,7 @@ impl From<EngineArgs> for EngineConfig {
             prompt_tokens_details: !no_prompt_tokens_details,
             legacy_metrics,
             kv_events,
+            pair: pair.config(),
             // Only code in the same process can read a journal.
             journal: 0,
             ..Self::default()

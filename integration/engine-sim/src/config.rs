@@ -14,6 +14,8 @@ use crate::pair::PairConfig;
 pub struct EngineConfig {
     /// Where to listen; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// The release of vLLM that it claims to be.
+    pub version: String,
     /// The name of the base model, which is also the label `model_name` of the metrics.
     pub model: String,
     /// Names of LoRA adapters on the base model.
@@ -72,6 +74,7 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            version: "0.32.0".to_owned(),
             model: "sim".to_owned(),
             loras: Vec::new(),
             data_parallel: 1,
@@ -109,6 +112,7 @@ impl EngineConfig {
         let positive = |value: f64| value.is_finite() && value > 0.0;
         let checks = [
             (!self.model.is_empty(), "model must not be empty"),
+            (!self.version.is_empty(), "version must not be empty"),
             (
                 (1..=64).contains(&self.data_parallel),
                 "there must be 1 to 64 data-parallel ranks",
@@ -146,7 +150,7 @@ impl EngineConfig {
         ];
         match checks.iter().find(|(holds, _)| !holds) {
             Some((_, message)) => Err(io::Error::new(io::ErrorKind::InvalidInput, *message)),
-            None => Ok(()),
+            None => self.pair.as_ref().map_or(Ok(()), PairConfig::check),
         }
     }
 

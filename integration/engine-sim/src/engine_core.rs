@@ -48,12 +48,21 @@ struct State {
     stopped: bool,
 }
 
+/// The memory of a sequence that has finished; it is free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct HeldBlocks {
+    core: Arc<EngineCore>,
+    id: SequenceId,
+}
+
 /// A claim on one running sequence.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     core: Arc<EngineCore>,
     id: SequenceId,
     state: TicketState,
+    /// Its blocks stay allocated after its end.
+    holds: bool,
 }
 
 #[derive(Debug)]
@@ -88,19 +97,27 @@ impl EngineCore {
         }
     }
 
-    /// Queues a job.
-    pub(crate) fn submit(self: &Arc<Self>, job: Job) -> Ticket {
+    /// Queues a job. With `holds` its blocks stay allocated after its end, until the ticket or what
+    /// [`Ticket::hold`] returns is dropped.
+    pub(crate) fn submit(self: &Arc<Self>, job: Job, holds: bool) -> Ticket {
         let now = self.started.elapsed();
         let mut state = self.state.lock();
         let id = state.scheduler.submit(job, now);
+        if holds {
+            state.scheduler.hold(id);
+        }
         if self.config.is_instant() {
-            let progress = run_to_end(&mut state.scheduler, now);
+            let progress = run_to_end(&mut state, id, now);
             self.publish(&mut state.scheduler);
-            return Ticket {
-                core: Arc::clone(self),
-                id,
-                state: TicketState::Done(progress),
-            };
+            // What finds no memory, as others hold it, waits for the task.
+            if progress.done {
+                return Ticket {
+                    core: Arc::clone(self),
+                    id,
+                    state: TicketState::Done(progress),
+                    holds,
+                };
+            }
         }
         let (sender, receiver) = watch::channel(Progress::default());
         if !state.stopped {
@@ -112,6 +129,7 @@ impl EngineCore {
             core: Arc::clone(self),
             id,
             state: TicketState::Live(receiver),
+            holds,
         }
     }
 
@@ -165,21 +183,8 @@ impl EngineCore {
     fn commit(&self) {
         let now = self.started.elapsed();
         let mut state = self.state.lock();
-        let State {
-            scheduler,
-            watchers,
-            ..
-        } = &mut *state;
-        scheduler.commit(now, |id, progress| {
-            if progress.done {
-                if let Some(watcher) = watchers.remove(&id) {
-                    watcher.send_replace(progress);
-                }
-            } else if let Some(watcher) = watchers.get(&id) {
-                watcher.send_replace(progress);
-            }
-        });
-        self.publish(scheduler);
+        commit_step(&mut state, now, |_, _| {});
+        self.publish(&mut state.scheduler);
     }
 
     /// Publishes the changes of the cache; under the lock, so that batches are in order.
@@ -194,6 +199,12 @@ impl EngineCore {
         state.scheduler.abort(id);
         state.watchers.remove(&id);
         state.aborted += 1;
+    }
+
+    /// Frees the memory of a sequence that has finished.
+    fn release(&self, id: SequenceId) {
+        self.state.lock().scheduler.abort(id);
+        self.wake.notify_one();
     }
 }
 
@@ -221,22 +232,63 @@ impl Ticket {
     pub(crate) async fn done(&mut self) -> Result<Progress, Stopped> {
         self.beyond(u32::MAX).await
     }
+
+    /// The memory of the sequence, which is done, if it was to be held.
+    pub(crate) fn hold(&mut self) -> Option<HeldBlocks> {
+        let Self { core, id, .. } = self;
+        let (core, id) = (Arc::clone(core), *id);
+        std::mem::take(&mut self.holds).then_some(HeldBlocks { core, id })
+    }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if let TicketState::Live(receiver) = &self.state
-            && !receiver.borrow().done
-        {
+        let is_done = match &self.state {
+            TicketState::Done(_) => true,
+            TicketState::Live(receiver) => receiver.borrow().done,
+        };
+        if !is_done {
             self.core.abort(self.id);
+        } else if self.holds {
+            self.core.release(self.id);
         }
     }
 }
 
-fn run_to_end(scheduler: &mut Scheduler, now: Duration) -> Progress {
+impl Drop for HeldBlocks {
+    fn drop(&mut self) {
+        self.core.release(self.id);
+    }
+}
+
+/// Computes what can be computed, and returns how far this sequence came.
+fn run_to_end(state: &mut State, id: SequenceId, now: Duration) -> Progress {
     let mut last = Progress::default();
-    while !last.done && scheduler.plan(now).is_some() {
-        scheduler.commit(now, |_, progress| last = progress);
+    while !last.done && state.scheduler.plan(now).is_some() {
+        commit_step(state, now, |emitted, progress| {
+            if emitted == id {
+                last = progress;
+            }
+        });
     }
     last
+}
+
+/// Ends a step: progress goes to those who wait for it, and to `emit`.
+fn commit_step(state: &mut State, now: Duration, mut emit: impl FnMut(SequenceId, Progress)) {
+    let State {
+        scheduler,
+        watchers,
+        ..
+    } = state;
+    scheduler.commit(now, |id, progress| {
+        emit(id, progress);
+        if progress.done {
+            if let Some(watcher) = watchers.remove(&id) {
+                watcher.send_replace(progress);
+            }
+        } else if let Some(watcher) = watchers.get(&id) {
+            watcher.send_replace(progress);
+        }
+    });
 }

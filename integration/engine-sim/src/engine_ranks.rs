@@ -44,14 +44,14 @@ impl EngineRanks {
         self.cores.iter().map(Arc::clone)
     }
 
-    /// Queues a job at the rank with the fewest requests.
-    pub(crate) fn submit(&self, job: Job) -> Ticket {
+    /// Queues a job at the rank with the fewest requests, as [`EngineCore::submit`].
+    pub(crate) fn submit(&self, job: Job, holds: bool) -> Ticket {
         let requests = |core: &&Arc<EngineCore>| {
             core.read(|scheduler| scheduler.running() + scheduler.waiting())
         };
         let _choice = self.choice.lock();
         let least = self.cores.iter().min_by_key(requests);
-        least.unwrap_or(&self.cores[0]).submit(job)
+        least.unwrap_or(&self.cores[0]).submit(job, holds)
     }
 
     /// Reads the scheduler of each rank, in order; keep it short, that rank stands still meanwhile.

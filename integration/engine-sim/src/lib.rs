@@ -10,7 +10,8 @@
 //! what else runs, memory bounds what runs at once, prefixes hit until they are evicted, `/metrics`
 //! exposes what vLLM exposes, and a client that leaves frees its blocks. The pure parts
 //! (`scheduler`, `cache`, `chain`, `tokenizer`, `text`, `meters`, `page`) know neither clock nor
-//! socket. Engines of one process can be the prefill and decode engines of pairs ([`PairConfig`]).
+//! socket. Engines can be the prefill and decode engines of pairs ([`PairConfig`]), which meet over
+//! sockets of their own.
 //! It does not model sampling, or a model that says anything sensible.
 //!
 //! Everything of an engine ends when its [`EngineHandle`] is dropped.
@@ -47,12 +48,13 @@ pub use crate::config::EngineConfig;
 pub use crate::faults::{Fault, Faults};
 pub use crate::journal::RecordedRequest;
 pub use crate::kv_events::{Encoding, KvEventsConfig, LonePublisher};
-pub use crate::pair::{PairConfig, PairNetwork, PairProtocol, PairRole};
+pub use crate::pair::{PairConfig, PairNetwork, PairProtocol, PairRole, PairViolation};
 
 use crate::api::EngineContext;
 use crate::engine_ranks::EngineRanks;
 use crate::journal::Journal;
 use crate::kv_events::{EventPorts, Publisher};
+use crate::pair::{EngineIdentity, PairEngine};
 use crate::serve::{Connections, Orders, Service, serve};
 use crate::transport::port::Port;
 
@@ -66,6 +68,8 @@ pub struct EngineHandle {
     config: Arc<EngineConfig>,
     port: Arc<Port>,
     events: Option<EventPorts>,
+    /// The side channel of a prefill engine.
+    side_channel: Option<Arc<Port>>,
     faults: Arc<Faults>,
     journal: Arc<Journal>,
     runtime: Handle,
@@ -128,8 +132,10 @@ impl Engine {
             .as_ref()
             .map(EventPorts::reserve)
             .transpose()?;
+        let side_channel = side_channel(&config, port.addr())?;
         let engine = EngineHandle {
             events,
+            side_channel,
             faults: Arc::new(Faults::new(Arc::clone(&port))),
             journal: Arc::new(Journal::new(config.journal)),
             config: Arc::new(config),
@@ -174,6 +180,11 @@ impl EngineHandle {
     pub fn kv_events_addrs(&self) -> Option<(SocketAddr, Option<SocketAddr>)> {
         let EventPorts { publish, replay } = self.events.as_ref()?;
         Some((publish.addr(), replay.as_ref().map(|port| port.addr())))
+    }
+
+    /// Where decode engines find it, if it is the prefill engine of pairs.
+    pub fn side_channel_addr(&self) -> Option<SocketAddr> {
+        Some(self.side_channel.as_ref()?.addr())
     }
 
     /// The configuration with which it was started.
@@ -297,7 +308,7 @@ impl EngineHandle {
             faults,
             journal,
             self.events.clone(),
-            self.port.addr().port(),
+            self.pair(),
         )));
         let connections = Arc::new(Connections::default());
         let (orders, order_receiver) = watch::channel(Orders::default());
@@ -322,6 +333,15 @@ impl EngineHandle {
                 background.spawn_on(serving, &self.runtime);
             }
         }
+        if let (Some(port), Some(pair)) = (&self.side_channel, &service.context.pair) {
+            port.open()?;
+            background.spawn_on(
+                pair::serve(Arc::clone(port), Arc::clone(pair)),
+                &self.runtime,
+            );
+            let pair = Arc::clone(pair);
+            background.spawn_on(async move { pair.expire_leases().await }, &self.runtime);
+        }
         for core in cores {
             background.spawn_on(async move { core.run().await }, &self.runtime);
         }
@@ -339,10 +359,34 @@ impl EngineHandle {
         Ok(())
     }
 
+    /// Its part in pairs, for a life that begins now.
+    fn pair(&self) -> Option<Arc<PairEngine>> {
+        let config = self.config.pair.as_ref()?;
+        let listens = self.side_channel_addr().unwrap_or(self.addr());
+        let host = match &config.host {
+            Some(host) => host.clone(),
+            None if listens.ip().is_unspecified() => "localhost".to_owned(),
+            None => listens.ip().to_string(),
+        };
+        let identity = EngineIdentity {
+            engine_id: format!("{listens}-{:x}", clock::since_epoch().as_nanos()),
+            version: self.config.version.clone(),
+            model: self.config.model.clone(),
+        };
+        let address = (host, listens.port());
+        let pair = PairEngine::new(config, identity, address, self.config.time_scale);
+        let pair = Arc::new(pair);
+        config.network.add(&pair);
+        Some(pair)
+    }
+
     fn end(&self) -> Option<Incarnation> {
         self.port.shut();
         if let Some(ports) = &self.events {
             ports.shut();
+        }
+        if let Some(port) = &self.side_channel {
+            port.shut();
         }
         self.running.lock().take()
     }
@@ -364,14 +408,27 @@ impl Incarnation {
         });
         while self.server.join_next().await.is_some() {}
         self.background.shutdown().await;
-        self.service.context.ranks.close();
+        self.service.context.close();
     }
 }
 
 impl Drop for Incarnation {
     fn drop(&mut self) {
-        self.service.context.ranks.close();
+        self.service.context.close();
     }
+}
+
+/// Takes the port of a prefill engine's side channel.
+fn side_channel(config: &EngineConfig, engine: SocketAddr) -> io::Result<Option<Arc<Port>>> {
+    let Some(pair) = config
+        .pair
+        .as_ref()
+        .filter(|pair| pair.role == PairRole::Prefill)
+    else {
+        return Ok(None);
+    };
+    let port = Port::reserve(SocketAddr::new(engine.ip(), pair.port))?;
+    Ok(Some(Arc::new(port)))
 }
 
 /// Ends connections, after their current request, each time the port begins to refuse.

@@ -4,4 +4,5 @@
 mod behavior;
 mod bytes;
 mod faults;
+mod pairs;
 mod wire;

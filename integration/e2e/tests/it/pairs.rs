@@ -3,6 +3,7 @@
 
 mod failures;
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use hermes_bench::fleet::{self, Plane, instant};
@@ -98,11 +99,22 @@ impl PairedScene {
                     FirstPrefill::Sound => {}
                     FirstPrefill::NoConnector => pair = None,
                     FirstPrefill::DeadSideChannel => {
-                        pair.iter_mut().for_each(|pair| pair.side_channel = Some(1));
+                        let nothing_there = Some("127.0.0.250".to_owned());
+                        pair.iter_mut()
+                            .for_each(|pair| pair.host.clone_from(&nothing_there));
                     }
                 }
             }
+            let mut listen = self.engine.listen;
+            if self.protocol == Some(PairProtocol::Sglang) && role == PairRole::Prefill {
+                // All have one bootstrap port, as static endpoints have, each at an address of its
+                // own.
+                listen.set_ip(Ipv4Addr::new(127, 0, 0, 1 + index as u8).into());
+                let port = bootstrap_port(&engines).unwrap_or(0);
+                pair.iter_mut().for_each(|pair| pair.port = port);
+            }
             let config = EngineConfig {
+                listen,
                 pair,
                 ..self.engine.clone()
             };
@@ -119,13 +131,18 @@ impl PairedScene {
             let urls: Vec<String> = engines.iter().map(EngineHandle::url).collect();
             urls.join(", ")
         };
+        let mut keys = self.keys.clone();
+        if self.dialect == "sglang"
+            && let Some(port) = bootstrap_port(&prefills)
+        {
+            keys = format!("{keys}, bootstrapPort: {port}");
+        }
         let yaml = format!(
             "pools:\n- name: chat\n  strategy: kv-aware\n  scoreDeadline: 5s\n  disaggregation: {{dialect: {}, \
-             prefill: [{}], decode: [{}]{}}}\n",
+             prefill: [{}], decode: [{}]{keys}}}\n",
             self.dialect,
             urls(&prefills),
             urls(&decodes),
-            self.keys,
         );
         let config = Config::parse(&yaml).expect("a configuration of this test");
         let control = fleet::control_plane(ConfigSource::Value(config)).await;
@@ -152,6 +169,12 @@ impl PairedFleet {
         let series = format!("hermes_pairs_total{{pool=\"chat\",outcome=\"{outcome}\"}}");
         metric(&self.proxy.admin_url(), &series).await
     }
+}
+
+/// The port at which these prefill engines are found by decode engines.
+fn bootstrap_port(prefills: &[EngineHandle]) -> Option<u16> {
+    let address = prefills.first()?.side_channel_addr()?;
+    Some(address.port())
 }
 
 /// The inference requests that an engine was sent.

@@ -1,12 +1,12 @@
 //! `/v1/chat/completions`.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use http::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::context::FINGERPRINT;
 use super::generation::Generation;
 use super::reply::{Body, json};
 use super::stream::{Events, Token};
@@ -21,7 +21,7 @@ struct ChatCompletion<'a> {
     model: &'a str,
     choices: Vec<ChatChoice>,
     service_tier: (),
-    system_fingerprint: &'static str,
+    system_fingerprint: &'a str,
     usage: WholeUsage,
     prompt_logprobs: (),
     prompt_token_ids: Option<&'a [u32]>,
@@ -60,6 +60,7 @@ pub(crate) async fn whole(mut generation: Generation) -> Result<Response<Body>, 
         params,
         id,
         created,
+        fingerprint,
         choices,
         output_tokens,
         finish_reason,
@@ -95,7 +96,7 @@ pub(crate) async fn whole(mut generation: Generation) -> Result<Response<Body>, 
         model: &params.model,
         choices: messages.collect(),
         service_tier: (),
-        system_fingerprint: FINGERPRINT,
+        system_fingerprint: fingerprint,
         usage: usage.whole(),
         prompt_logprobs: (),
         prompt_token_ids: choices.first().and_then(|choice| choice.prompt.as_deref()),
@@ -117,6 +118,7 @@ pub(crate) struct ChatEvents {
     continuous_usage: bool,
     prompt_token_ids: String,
     return_token_ids: bool,
+    fingerprint: Arc<str>,
 }
 
 impl ChatEvents {
@@ -124,6 +126,7 @@ impl ChatEvents {
         let Generation {
             params,
             id,
+            fingerprint,
             choices,
             ..
         } = generation;
@@ -135,6 +138,7 @@ impl ChatEvents {
             continuous_usage: params.continuous_usage,
             prompt_token_ids: text(&prompt),
             return_token_ids: params.return_token_ids,
+            fingerprint: Arc::clone(fingerprint),
         }
     }
 
@@ -187,13 +191,14 @@ impl Events for ChatEvents {
         };
         self.usage(out, usage);
         if finish.is_some() && !self.include_usage {
-            let _ = write!(out, r#","system_fingerprint":"{FINGERPRINT}""#);
+            let _ = write!(out, r#","system_fingerprint":"{}""#, self.fingerprint);
         }
         out.push_str("}\n\n");
     }
 
     fn closing(&mut self, out: &mut String, usage: &Usage) {
-        close(out, &self.head, self.include_usage, usage);
+        let usage = self.include_usage.then_some(usage);
+        close(out, &self.head, &self.fingerprint, usage);
     }
 }
 
@@ -209,12 +214,12 @@ pub(crate) fn head(prefix: &str, id: &str, object: &str, generation: &Generation
 }
 
 /// The end of a chat or completion stream: usage if it was asked for, then `[DONE]`.
-pub(crate) fn close(out: &mut String, head: &str, include_usage: bool, usage: &Usage) {
-    if include_usage {
+pub(crate) fn close(out: &mut String, head: &str, fingerprint: &str, usage: Option<&Usage>) {
+    if let Some(usage) = usage {
         let usage = text(&usage.last_chunk());
         let _ = write!(
             out,
-            "{head}],\"usage\":{usage},\"system_fingerprint\":\"{FINGERPRINT}\"}}\n\n"
+            "{head}],\"usage\":{usage},\"system_fingerprint\":\"{fingerprint}\"}}\n\n"
         );
     }
     out.push_str("data: [DONE]\n\n");

@@ -1,13 +1,13 @@
 //! `/v1/completions`.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use http::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::chat::{close, head, text};
-use super::context::FINGERPRINT;
 use super::generation::Generation;
 use super::reply::{Body, json};
 use super::stream::{Events, Token};
@@ -22,7 +22,7 @@ struct Completion<'a> {
     model: &'a str,
     choices: Vec<CompletionChoice<'a>>,
     service_tier: (),
-    system_fingerprint: &'static str,
+    system_fingerprint: &'a str,
     usage: WholeUsage,
     kv_transfer_params: Option<&'a RawValue>,
     ec_transfer_params: (),
@@ -49,6 +49,7 @@ pub(crate) async fn whole(mut generation: Generation) -> Result<Response<Body>, 
         params,
         id,
         created,
+        fingerprint,
         choices,
         output_tokens,
         finish_reason,
@@ -78,7 +79,7 @@ pub(crate) async fn whole(mut generation: Generation) -> Result<Response<Body>, 
         model: &params.model,
         choices: texts.collect(),
         service_tier: (),
-        system_fingerprint: FINGERPRINT,
+        system_fingerprint: fingerprint,
         usage: usage.whole(),
         kv_transfer_params: handoff.as_deref(),
         ec_transfer_params: (),
@@ -94,6 +95,7 @@ pub(crate) struct CompletionEvents {
     include_usage: bool,
     continuous_usage: bool,
     return_token_ids: bool,
+    fingerprint: Arc<str>,
     /// The prompts as JSON, by choice; each goes out once, with the first token of its choice.
     prompts: Vec<Option<String>>,
 }
@@ -103,6 +105,7 @@ impl CompletionEvents {
         let Generation {
             params,
             id,
+            fingerprint,
             choices,
             ..
         } = generation;
@@ -111,6 +114,7 @@ impl CompletionEvents {
             include_usage: params.include_usage,
             continuous_usage: params.continuous_usage,
             return_token_ids: params.return_token_ids,
+            fingerprint: Arc::clone(fingerprint),
             prompts: choices
                 .iter()
                 .map(|choice| choice.prompt.as_ref().map(text))
@@ -151,12 +155,13 @@ impl Events for CompletionEvents {
             let _ = write!(out, r#","usage":{}"#, text(&usage.running()));
         }
         if finish.is_some() && !self.include_usage {
-            let _ = write!(out, r#","system_fingerprint":"{FINGERPRINT}""#);
+            let _ = write!(out, r#","system_fingerprint":"{}""#, self.fingerprint);
         }
         out.push_str("}\n\n");
     }
 
     fn closing(&mut self, out: &mut String, usage: &Usage) {
-        close(out, &self.head, self.include_usage, usage);
+        let usage = self.include_usage.then_some(usage);
+        close(out, &self.head, &self.fingerprint, usage);
     }
 }

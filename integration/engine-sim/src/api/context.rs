@@ -11,9 +11,7 @@ use crate::faults::Faults;
 use crate::journal::Journal;
 use crate::kv_events::EventPorts;
 use crate::model::chain::Chain;
-
-/// The version that the engine claims, in the form of vLLM's system fingerprint.
-pub(crate) const FINGERPRINT: &str = "vllm-0.32.0-5133a7ed";
+use crate::pair::PairEngine;
 
 /// Everything that answering a request needs.
 #[derive(Debug)]
@@ -24,8 +22,10 @@ pub(crate) struct EngineContext {
     pub(crate) journal: Arc<Journal>,
     /// Where KV events are published, if they are.
     pub(crate) events: Option<EventPorts>,
-    /// Where it listens.
-    pub(crate) port: u16,
+    /// Its part in pairs, if it has one.
+    pub(crate) pair: Option<Arc<PairEngine>>,
+    /// Its version, as vLLM's system fingerprint.
+    pub(crate) fingerprint: Arc<str>,
     /// Seconds since the Unix epoch at which this incarnation started.
     pub(crate) started: f64,
     base: Arc<str>,
@@ -39,7 +39,7 @@ impl EngineContext {
         faults: Arc<Faults>,
         journal: Arc<Journal>,
         events: Option<EventPorts>,
-        port: u16,
+        pair: Option<Arc<PairEngine>>,
     ) -> Self {
         let base = Arc::from(config.model.as_str());
         let adapters = config
@@ -48,16 +48,26 @@ impl EngineContext {
             .map(|name| Arc::from(name.as_str()))
             .collect();
         let started = since_epoch().as_secs_f64();
+        let fingerprint = format!("vllm-{}-5133a7ed", config.version).into();
         Self {
             config,
             ranks,
             faults,
             journal,
             events,
-            port,
+            pair,
+            fingerprint,
             started,
             base,
             adapters,
+        }
+    }
+
+    /// Ends what waits for the engine, and frees what it keeps.
+    pub(crate) fn close(&self) {
+        self.ranks.close();
+        if let Some(pair) = &self.pair {
+            pair.close();
         }
     }
 

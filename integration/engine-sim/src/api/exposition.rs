@@ -1,6 +1,6 @@
-//! `/metrics`: the famioverrides of vLLM 0.32, in its order, with its names, labels and help texts.
+//! `/metrics`: the families of vLLM 0.32, in its order, with its names, labels and help texts.
 //!
-//! Left out are the famioverrides that describe the Python process and the web framework
+//! Left out are the families that describe the Python process and the web framework
 //! (`python_*`, `process_*`, `http_*`).
 
 use std::collections::BTreeSet;

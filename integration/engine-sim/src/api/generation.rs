@@ -10,7 +10,7 @@ use super::context::EngineContext;
 use super::fields::{BOOLEAN, Fields, INTEGER, OBJECT, STRING, Text};
 use super::reply::ApiError;
 use super::usage::Usage;
-use crate::engine_core::{Stopped, Ticket};
+use crate::engine_core::{HeldBlocks, Stopped, Ticket};
 use crate::model::chain::Chain;
 use crate::model::sequence::Job;
 use crate::model::text::Answer;
@@ -34,6 +34,8 @@ pub(crate) struct Params {
     salt: Option<String>,
     /// Tokens of the prompt whose KV cache another engine has computed.
     pub(crate) received: usize,
+    /// Whether the KV cache of the prompt stays in memory for another engine.
+    pub(crate) holds: bool,
 }
 
 /// The running sequences of one request. Dropping it aborts what has not finished.
@@ -44,6 +46,8 @@ pub(crate) struct Generation {
     pub(crate) id: String,
     /// Seconds since the Unix epoch.
     pub(crate) created: u64,
+    /// The engine's version, as vLLM's system fingerprint.
+    pub(crate) fingerprint: Arc<str>,
     pub(crate) choices: Vec<Choice>,
     pub(crate) output_tokens: u32,
     /// Why the answers end: `length` or `stop`.
@@ -115,6 +119,7 @@ impl Params {
             choices: usize::try_from(choices).unwrap_or(0),
             salt: salt.map(|salt| salt.0.into_owned()),
             received: 0,
+            holds: false,
         })
     }
 
@@ -188,6 +193,7 @@ impl Generation {
             params,
             id,
             created: crate::clock::unix_seconds(),
+            fingerprint: Arc::clone(&context.fingerprint),
             choices,
             output_tokens,
             finish_reason: if stops { "stop" } else { "length" },
@@ -220,6 +226,12 @@ impl Generation {
             choice.ticket.done().await?;
         }
         Ok(())
+    }
+
+    /// The memory of the prompts, which are computed, if it was to be held.
+    pub(crate) fn hold(&mut self) -> impl Iterator<Item = HeldBlocks> {
+        let choices = self.choices.iter_mut();
+        choices.filter_map(|choice| choice.ticket.hold())
     }
 
     /// The usage before the first token, without cached tokens.
@@ -277,7 +289,7 @@ fn start_prompt(
         };
         let prompt_tokens = if index == 0 { prompt_tokens } else { 0 };
         choices.push(Choice {
-            ticket: context.ranks.submit(job),
+            ticket: context.ranks.submit(job, params.holds),
             answer,
             prompt_tokens,
             prompt: kept.clone(),

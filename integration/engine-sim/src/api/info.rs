@@ -1,5 +1,5 @@
 //! The routes that answer at once: models, health, tokens, metrics, and the simulator's own
-//! `/sim/faults`, `/sim/held`.
+//! `/sim/faults`, `/sim/held` and `/sim/pairs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use super::context::EngineContext;
 use super::exposition::render;
 use super::fields::{Fields, LIST, STRING, Text, require_json};
 use super::page::{self, Page};
+use super::pairs;
 use super::prompt;
 use super::question::Question;
 use super::reply::{ApiError, Body, Broken, injected, json, raw_json, whole};
@@ -80,7 +81,7 @@ pub(crate) fn answer(
     let answered = match route {
         Route::Models => Ok(models(context)),
         Route::Health | Route::Ping => Ok(health(context)),
-        Route::Version => Ok(raw_json(StatusCode::OK, r#"{"version":"0.32.0"}"#)),
+        Route::Version => Ok(version(context)),
         // vLLM counts here only with `--enable-server-load-tracking`.
         Route::Load => Ok(raw_json(StatusCode::OK, r#"{"server_load":0}"#)),
         Route::KvEventSources => Ok(kv_event_sources(context)),
@@ -90,6 +91,7 @@ pub(crate) fn answer(
         Route::CountTokens => count_tokens(context, request),
         Route::SimFaults => faults(context, request),
         Route::SimHeld => held(context, request),
+        Route::SimPairs => Ok(pairs::state(context)),
         Route::Run(_) | Route::Metrics => {
             Err(ApiError::with_status(StatusCode::INTERNAL_SERVER_ERROR))
         }
@@ -122,7 +124,8 @@ pub(crate) async fn metrics(context: &EngineContext) -> Result<Response<Body>, B
         let page = Page::new(rank, &context.config.model, context.started, overrides);
         render(page, &context.config, scheduler, now)
     });
-    Ok(exposition(page::merge(pages)))
+    let pairs = pairs::exposition(context, overrides);
+    Ok(exposition(page::merge(pages) + &pairs))
 }
 
 fn exposition(text: impl Into<bytes::Bytes>) -> Response<Body> {
@@ -131,6 +134,11 @@ fn exposition(text: impl Into<bytes::Bytes>) -> Response<Body> {
         Some("text/plain; version=1.0.0; charset=utf-8"),
         text,
     )
+}
+
+fn version(context: &EngineContext) -> Response<Body> {
+    let version = serde_json::json!({ "version": context.config.version });
+    json(StatusCode::OK, &version)
 }
 
 fn health(context: &EngineContext) -> Response<Body> {

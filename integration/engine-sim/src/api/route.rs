@@ -21,6 +21,7 @@ pub(crate) enum Route {
     /// The simulator's own: sets and clears faults.
     SimFaults,
     SimHeld,
+    SimPairs,
 }
 
 /// Kinds of inference.
@@ -65,6 +66,7 @@ impl Route {
             "/metrics" => Self::Metrics,
             "/sim/faults" => Self::SimFaults,
             "/sim/held" => Self::SimHeld,
+            "/sim/pairs" => Self::SimPairs,
             _ => return None,
         })
     }
@@ -85,6 +87,7 @@ impl Route {
             | Self::Version
             | Self::Load
             | Self::KvEventSources
+            | Self::SimPairs
             | Self::Metrics => "GET",
         }
     }

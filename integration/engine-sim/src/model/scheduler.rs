@@ -14,7 +14,7 @@
 //! never exceed the cache; a sequence that fits the cache alone finishes; order of admission is
 //! FIFO.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ pub struct Scheduler {
     cache: BlockCache,
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
+    /// Sequences that have finished, and whose blocks stay allocated until they are released.
+    held: HashMap<SequenceId, Sequence>,
     meters: Meters,
     submitted: SequenceId,
     cache_events: CacheEventLog,
@@ -80,6 +82,7 @@ impl Scheduler {
             cache: BlockCache::new(limits.blocks),
             waiting: VecDeque::new(),
             running: Vec::new(),
+            held: HashMap::new(),
             meters: Meters::new(limits.max_model_len),
             submitted: 0,
             cache_events: CacheEventLog::default(),
@@ -124,6 +127,14 @@ impl Scheduler {
         self.waiting
             .push_back(Sequence::new(self.submitted, job, now));
         self.submitted
+    }
+
+    /// The blocks of a sequence that was just submitted stay allocated after its end, until it is
+    /// aborted: another engine is to read them.
+    pub(crate) fn hold(&mut self, id: SequenceId) {
+        if let Some(sequence) = self.waiting.back_mut().filter(|last| last.id == id) {
+            sequence.is_held = true;
+        }
     }
 
     /// Decides what the next step computes; `None` when there is nothing to do.
@@ -176,24 +187,30 @@ impl Scheduler {
         self.meters.iteration_tokens.observe(computed as f64);
         let Self {
             running,
+            held,
             cache,
             meters,
             ..
         } = self;
-        running.retain(|sequence| {
-            if sequence.is_done() {
-                leave(sequence, cache);
-                count_finish(sequence, meters, now);
+        for sequence in running.extract_if(.., |sequence| sequence.is_done()) {
+            count_finish(&sequence, meters, now);
+            if sequence.is_held {
+                held.insert(sequence.id, sequence);
+            } else {
+                leave(&sequence, cache);
             }
-            !sequence.is_done()
-        });
+        }
     }
 
-    /// Forgets a sequence whose client left. No counter moves, as in vLLM.
+    /// Forgets a sequence whose client left, or whose blocks are not needed any more. No counter
+    /// moves, as in vLLM.
     pub fn abort(&mut self, id: SequenceId) {
         self.waiting.retain(|sequence| sequence.id != id);
         if let Some(position) = self.running.iter().position(|sequence| sequence.id == id) {
             let sequence = self.running.remove(position);
+            leave(&sequence, &mut self.cache);
+        }
+        if let Some(sequence) = self.held.remove(&id) {
             leave(&sequence, &mut self.cache);
         }
     }

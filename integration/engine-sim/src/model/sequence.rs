@@ -45,6 +45,8 @@ pub(crate) struct Sequence {
     /// Prompt tokens found in the cache at the first admission.
     pub(crate) cached: usize,
     pub(crate) preemptions: u32,
+    /// Its blocks stay allocated after its end.
+    pub(crate) is_held: bool,
     pub(crate) arrived: Duration,
     pub(crate) admitted: Option<Duration>,
     pub(crate) first_token: Duration,
@@ -63,6 +65,7 @@ impl Sequence {
             private: 0,
             cached: 0,
             preemptions: 0,
+            is_held: false,
             arrived,
             admitted: None,
             first_token: arrived,

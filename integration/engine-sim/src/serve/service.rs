@@ -27,7 +27,7 @@ use crate::api::route::{Route, Task};
 use crate::api::stream::frames;
 use crate::faults::Fault;
 use crate::journal::RecordedRequest;
-use crate::pair::{PairLeg, RefusedLeg};
+use crate::pair::{ComputedPrompt, HeldMemory, PairLeg, RefusedLeg};
 use crate::serve::trace;
 use crate::transport::socket::Fuse;
 
@@ -116,10 +116,10 @@ impl Service {
             Ok(leg) => leg,
             Err(status) => return Ok(injected(status, None)),
         };
-        match self.start(task, request, id, leg) {
+        match self.start(task, request, id, &leg) {
             Ok(Running::Generation(mut generation)) => {
                 generation.span = trace::begin(request, &generation);
-                if let Err(status) = self.hand_over(&mut generation, leg).await? {
+                if let Err(status) = self.hand_over(&mut generation, &leg).await? {
                     return Ok(injected(status, None));
                 }
                 self.deliver(task, generation, fuse).await
@@ -134,9 +134,8 @@ impl Service {
 
     /// What a request is to the engine's pairs, if it has a part in any.
     async fn begin_leg(&self, request: &RecordedRequest) -> Result<PairLeg, RefusedLeg> {
-        let config = &self.context.config;
-        match &config.pair {
-            Some(pair) => pair.begin(&request.body, config.time_scale).await,
+        match &self.context.pair {
+            Some(pair) => pair.begin(&request.body).await,
             None => Ok(PairLeg::default()),
         }
     }
@@ -146,22 +145,33 @@ impl Service {
     async fn hand_over(
         &self,
         generation: &mut Generation,
-        leg: PairLeg,
+        leg: &PairLeg,
     ) -> Result<Result<(), RefusedLeg>, Broken> {
-        let Some(pair) = &self.context.config.pair else {
+        let Some(pair) = &self.context.pair else {
             return Ok(Ok(()));
         };
         let tokens = generation.usage().prompt_tokens;
-        if leg.received > 0 && tokens > leg.received {
-            let violation = "a prompt that is longer than the one that was prefilled";
-            return Ok(Err(pair.network.violated(violation, 500)));
+        if let Err(status) = pair.check_length(leg, tokens) {
+            return Ok(Err(status));
         }
-        if leg.is_prefill {
-            generation.complete().await.map_err(|_| Broken)?;
-            let handoff = pair.computed(leg, tokens, &generation.id, self.context.port);
-            generation.handoff = handoff.and_then(|json| RawValue::from_string(json).ok());
+        if !leg.is_prefill {
+            return Ok(Ok(()));
         }
-        Ok(Ok(()))
+        generation.complete().await.map_err(|_| Broken)?;
+        let memory = generation
+            .hold()
+            .map(|blocks| Box::new(blocks) as HeldMemory);
+        let prompt = ComputedPrompt {
+            tokens,
+            memory: memory.collect(),
+        };
+        Ok(match pair.hand_over(leg, prompt, &generation.id).await {
+            Ok(handoff) => {
+                generation.handoff = handoff.and_then(|json| RawValue::from_string(json).ok());
+                Ok(())
+            }
+            Err(status) => Err(status),
+        })
     }
 
     /// Parses and checks a request, and starts its sequences.
@@ -170,7 +180,7 @@ impl Service {
         task: Task,
         request: &RecordedRequest,
         id: String,
-        leg: PairLeg,
+        leg: &PairLeg,
     ) -> Result<Running, ApiError> {
         require_json(request)?;
         let fields = Fields::parse(&request.body)?;
@@ -199,6 +209,7 @@ impl Service {
         };
         let mut params = Params::read(&self.context, &fields, limits)?;
         params.received = leg.received;
+        params.holds = leg.is_prefill;
         if leg.is_prefill {
             params.max_tokens = Some(("max_tokens", 1));
         }

@@ -1,0 +1,39 @@
+//! The fields of a request that make it a leg of a pair.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct LegFields<'a> {
+    pub(super) stream: Option<bool>,
+    max_tokens: Option<u32>,
+    max_completion_tokens: Option<u32>,
+    max_output_tokens: Option<u32>,
+    #[serde(borrow)]
+    pub(super) kv_transfer_params: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) bootstrap_host: Option<Cow<'a, str>>,
+    pub(super) bootstrap_port: Option<u16>,
+    pub(super) bootstrap_room: Option<u64>,
+}
+
+impl<'a> LegFields<'a> {
+    /// Those of a body. One that is no request has none: what is wrong with it is found later.
+    pub(super) fn of(body: &'a [u8]) -> Self {
+        serde_json::from_slice(body).unwrap_or_default()
+    }
+
+    /// Whether the answer is limited to one token.
+    pub(super) fn is_one_token(&self) -> bool {
+        let limits = [
+            self.max_completion_tokens,
+            self.max_tokens,
+            self.max_output_tokens,
+        ];
+        let mut limits = limits.into_iter().flatten().peekable();
+        limits.peek().is_some() && limits.all(|limit| limit == 1)
+    }
+}
