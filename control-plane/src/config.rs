@@ -200,10 +200,11 @@ mod tests {
 
     use super::*;
 
-    const EXAMPLES: [&str; 3] = [
+    const EXAMPLES: [&str; 4] = [
         include_str!("../examples/minimal.yaml"),
         include_str!("../examples/full.yaml"),
         include_str!("../examples/hermes-router.yaml"),
+        include_str!("../examples/prefill-decode.yaml"),
     ];
 
     #[test]

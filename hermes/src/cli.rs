@@ -87,6 +87,8 @@ Examples:
 Examples:
   hermes engine --listen 127.0.0.1:8100
   hermes engine --listen 127.0.0.1:8101 --speed 0.4 --blocks 200     a slower one with less memory
+  hermes engine --listen 127.0.0.1:8102 --role prefill --protocol vllm-nixl
+                                                                     the prefill engine of pairs
   curl -d '{\"kind\":\"status\",\"code\":503,\"requests\":3}' http://127.0.0.1:8100/sim/faults
                                                                      fails the next three requests")]
     Engine(EngineArgs),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hermes_engine_sim::{Engine, EngineArgs, EngineHandle};
+use hermes_engine_sim::{Engine, EngineArgs, EngineHandle, PairRole};
 use hermes_runtime::{
     shutdown::{Drain, Shutdown},
     telemetry::{LogFormat, Service, Telemetry},
@@ -31,6 +31,19 @@ pub(crate) async fn run(args: EngineArgs) -> Result<(), Failure> {
             .map(|replay| format!(", replays on tcp://{replay}"))
             .unwrap_or_default();
         output::line(format_args!("KV events on tcp://{publish}{replay}"))?;
+    }
+    if let Some(pair) = &engine.config().pair {
+        let side_channel = engine
+            .side_channel_addr()
+            .map(|address| format!(", found by decode engines at {address}"))
+            .unwrap_or_default();
+        let role = match pair.role {
+            PairRole::Prefill => "prefill",
+            PairRole::Decode => "decode",
+        };
+        output::line(format_args!(
+            "a {role} engine{side_channel}; what it sees of pairs: curl {url}/sim/pairs"
+        ))?;
     }
     output::line(format_args!(
         "serves the model {model}; try: curl {url}/v1/models"
