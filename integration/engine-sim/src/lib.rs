@@ -116,6 +116,8 @@ struct Incarnation {
     /// The scheduler's task, the publisher's, and the one that drains connections when the port
     /// refuses.
     background: JoinSet<()>,
+    /// Open until the end, as decode engines still take what was prefilled.
+    side_channel: Option<Arc<Port>>,
 }
 
 impl Engine {
@@ -355,6 +357,7 @@ impl EngineHandle {
             orders,
             server,
             background,
+            side_channel: self.side_channel.clone(),
         });
         Ok(())
     }
@@ -385,9 +388,6 @@ impl EngineHandle {
         if let Some(ports) = &self.events {
             ports.shut();
         }
-        if let Some(port) = &self.side_channel {
-            port.shut();
-        }
         self.running.lock().take()
     }
 }
@@ -401,11 +401,18 @@ impl Drop for EngineHandle {
 }
 
 impl Incarnation {
+    fn shut_side_channel(&self) {
+        if let Some(port) = &self.side_channel {
+            port.shut();
+        }
+    }
+
     async fn kill(mut self) {
         self.orders.send_modify(|orders| {
             orders.stopped = true;
             orders.killed = true;
         });
+        self.shut_side_channel();
         while self.server.join_next().await.is_some() {}
         self.background.shutdown().await;
         self.service.context.close();
@@ -414,6 +421,7 @@ impl Incarnation {
 
 impl Drop for Incarnation {
     fn drop(&mut self) {
+        self.shut_side_channel();
         self.service.context.close();
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hermes_engine_sim::{
-    Engine, EngineConfig, EngineHandle, PairConfig, PairNetwork, PairProtocol, PairRole,
+    Engine, EngineConfig, EngineHandle, Fault, PairConfig, PairNetwork, PairProtocol, PairRole,
 };
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use crate::client::{client, eventually, json_of, send};
 
@@ -208,6 +209,33 @@ async fn a_prefill_engine_that_began_again_has_nothing_and_no_request_is_to_blam
     pair.prefill.kill().await;
     assert_eq!(pair.decoded(1_000, &handoff).await, 500);
     assert_eq!(pair.network.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_prefill_engine_that_drains_still_hands_over_what_it_keeps() {
+    let pair = EnginePair::nixl().await;
+    let handoff = pair.prefilled(1_000).await;
+    pair.prefill.faults().set(Fault::StallBeforeHeaders);
+    let open = async { pair.prefilled(10).await };
+    let drain = async {
+        eventually("a request is open", || async {
+            pair.prefill.stats().requests == 2
+        })
+        .await;
+        pair.prefill.stop().await;
+    };
+    let take = async {
+        eventually("it accepts no more requests", || async {
+            TcpStream::connect(pair.prefill.addr()).await.is_err()
+        })
+        .await;
+        pair.decoded(1_000, &handoff).await
+    };
+    tokio::select! {
+        _ = open => panic!("it is never answered"),
+        () = drain => panic!("it waits for the open request"),
+        status = take => assert_eq!(status, 200),
+    }
 }
 
 #[tokio::test]
