@@ -19,7 +19,7 @@ from scenario import Skipped, scenarios_of
 from context import Context
 
 ORDER = [
-    "install", "manifests", "permissions", "configuration", "certificates", "scaling", "upgrades", "outages",
+    "install", "manifests", "permissions", "configuration", "certificates", "scaling", "prefill_decode", "upgrades", "outages",
     "autoscaling", "monitoring", "tracing",
 ]
 NAMESPACE = "hermes-trial"

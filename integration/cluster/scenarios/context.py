@@ -44,13 +44,13 @@ class Context:
 
     # === Charts ===
 
-    def install(self, release, values, *flags):
-        """`helm upgrade --install`, with these values and the images of this run."""
+    def install(self, release, values, *flags, chart=None):
+        """`helm upgrade --install` of the chart with the release's name or `chart`, with the images of this run."""
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(values, file)
             file.flush()
             return self.cluster.helm(
-                "upgrade", "--install", release, str(CHARTS / release), "--values", file.name,
+                "upgrade", "--install", release, str(CHARTS / (chart or release)), "--values", file.name,
                 "--set", f"image.registry={self.registry},image.tag={self.tag}", *flags,
             )
 
