@@ -1,7 +1,7 @@
 //! One engine's part in pairs, for one life of the engine: what it keeps, who meets at it, and what
 //! broke the protocol.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -32,6 +32,8 @@ pub(crate) struct PairEngine {
     kept: Mutex<KeptCaches>,
     keeps_more: Notify,
     waiting: AtomicUsize,
+    /// Prompts that were handed over in a room.
+    moved: AtomicU64,
 }
 
 /// What two engines compare before one reads the memory of the other.
@@ -43,7 +45,7 @@ pub(crate) struct EngineIdentity {
     pub(crate) model: String,
 }
 
-/// What became of KV caches that were kept for decode engines.
+/// What became of KV caches for decode engines.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct HandoffFigures {
     /// Are kept now.
@@ -88,6 +90,7 @@ impl PairEngine {
             kept: Mutex::default(),
             keeps_more: Notify::new(),
             waiting: AtomicUsize::new(0),
+            moved: AtomicU64::new(0),
         }
     }
 
@@ -149,6 +152,11 @@ impl PairEngine {
         sleep(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)).await;
     }
 
+    /// Counts a prompt that was handed over in a room.
+    pub(super) fn count_moved(&self) {
+        self.moved.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts a leg that waits for its partner.
     pub(super) fn wait(&self) -> WaitingLeg<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -159,7 +167,7 @@ impl PairEngine {
         let kept = self.kept.lock();
         HandoffFigures {
             kept: kept.kept(),
-            taken: kept.taken(),
+            taken: kept.taken() + self.moved.load(Ordering::Relaxed),
             expired: kept.expired(),
             waiting: self.waiting.load(Ordering::Relaxed),
         }

@@ -210,11 +210,12 @@ async fn enter(
     };
     let written = write_line(connection, &SideAnswer::Tokens(tokens)).await;
     let is_complete = written.is_ok() && read_to_end_of_transfer(connection).await;
-    seat.reach(if is_complete {
-        RoomStage::Moved
+    if is_complete {
+        engine.count_moved();
+        seat.reach(RoomStage::Moved);
     } else {
-        RoomStage::Left
-    });
+        seat.reach(RoomStage::Left);
+    }
     Ok(())
 }
 

@@ -270,6 +270,7 @@ async fn two_legs_of_sglang_meet_in_a_room_and_the_prefill_engine_answers_last()
     body["bootstrap_room"] = json!(77);
     let (prefill, decode) = tokio::join!(ask(&pair.prefill, &body), ask(&pair.decode, &body));
     assert_eq!((prefill.0, decode.0), (200, 200));
+    assert_eq!(pair.network.taken(), 1);
     eventually("the memory is freed", || async {
         pair.prefill.stats().used_blocks == 0
     })
