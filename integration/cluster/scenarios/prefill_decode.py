@@ -1,4 +1,5 @@
-"""Prefill and decode engines are scaled 2P2D → 4P1D → 1P3D under load, without a failed request or a broken handoff."""
+"""Prefill and decode engines are scaled 2P2D → 4P1D → 1P3D and upgraded under load, without a failed request or a broken
+handoff."""
 
 import copy
 import time
@@ -16,14 +17,16 @@ DATA_PLANE = f"{PAIRED_ROUTER}-data-plane"
 # Seconds in which a change of the fleet is complete, and in which every engine of it has had requests.
 SCALED, USED = 60, 30
 ROLES = ("prefill", "decode")
+OLD, NEW = "0.32.0", "0.33.0"
 SMALL = {"resources": {"requests": {"cpu": "20m", "memory": "32Mi"}}}
 
 
-def engine_values():
-    """Two engines of each role, each fast enough for the whole load."""
+def engine_values(version):
+    """Two engines of each role, each fast enough for the whole load. They hand over only to engines of their version."""
+    roles = {role: {"replicas": 2} for role in ROLES}
     return {"engines": [{
         "name": "sim", "engine": "simulated", "model": "sim", "args": ["--prefill-rate=16000"], **SMALL,
-        "disaggregation": {"dialect": "vllm-nixl", "prefill": {"replicas": 2}, "decode": {"replicas": 2}},
+        "disaggregation": {"dialect": "vllm-nixl", "engineVersion": version, **roles},
     }]}
 
 
@@ -51,10 +54,10 @@ def selector(role=None):
 
 
 @scenario
-def prefill_and_decode_engines_are_scaled_under_load_without_a_failed_request(context):
+def prefill_and_decode_engines_are_scaled_and_upgraded_under_load_without_a_failed_request(context):
     cluster = context.cluster
     try:
-        context.install(PAIRED_ENGINES, engine_values(), chart=ENGINES)
+        context.install(PAIRED_ENGINES, engine_values(OLD), chart=ENGINES)
         context.install(PAIRED_ROUTER, router_values(), chart=ROUTER)
         context.rolled_out(*(f"{PAIRED_ENGINES}-sim-{role}" for role in ROLES), DATA_PLANE,
                            f"{PAIRED_ROUTER}-control-plane")
@@ -64,7 +67,7 @@ def prefill_and_decode_engines_are_scaled_under_load_without_a_failed_request(co
             cluster.helm("uninstall", release, "--ignore-not-found", "--wait=false")
     assert_all_ok(report)
     split = sum(engine.taken for engine in seen.values())
-    context.figures.note("prefill and decode engines 2P2D → 4P1D → 1P3D under load",
+    context.figures.note("prefill and decode engines 2P2D → 4P1D → 1P3D → 2P2D of another version, under load",
                          f"{load_line(report)}; {split:.0f} split")
     broken = {name: engine.violations for name, engine in seen.items() if engine.violations}
     assert not broken, f"requests that broke the protocol of a pair: {broken}"
@@ -87,10 +90,30 @@ def scaled_under_load(context):
         until("requests at every engine", lambda: all_used(cluster, seen, served), USED)
         context.figures.note(f"{prefill}P{decode}D: until it is the fleet, until every engine has had requests",
                              f"{seconds(complete)}, {seconds(time.monotonic() - begun)}")
+    upgrade(context, seen)
     report = load.stop()
     look(cluster, seen)
     until("no engine has memory in use", lambda: idle(cluster), SCALED)
     return report, seen
+
+
+def upgrade(context, seen):
+    """A rolling upgrade of both roles at once, in which engines of two versions are there."""
+    cluster, begun = context.cluster, time.monotonic()
+    # The replicas were scaled by hand.
+    context.install(PAIRED_ENGINES, engine_values(NEW), "--force-conflicts", chart=ENGINES)
+
+    def is_over():
+        counts = look(cluster, seen)
+        pods = cluster.list("pods", selector())
+        versions = {pod["metadata"]["annotations"]["hermes.ai/engine-version"] for pod in pods}
+        return counts == {"prefill": 2, "decode": 2} and versions == {NEW}
+
+    until("two engines of each role, of the new version", is_over, SCALED)
+    served = {name: engine.requests for name, engine in seen.items()}
+    until("requests at every engine", lambda: all_used(cluster, seen, served), USED)
+    context.figures.note("1P3D → 2P2D of another version: until every engine has had requests",
+                         seconds(time.monotonic() - begun))
 
 
 class SeenEngine:
