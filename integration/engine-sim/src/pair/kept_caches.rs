@@ -116,6 +116,8 @@ impl KeptCaches {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const LEASE: Duration = Duration::from_secs(30);
@@ -148,5 +150,34 @@ mod tests {
         let late = caches.take(&name, now + LEASE).map(|prompt| prompt.tokens);
         assert_eq!(late.err(), Some(PairViolation::AfterLease));
         assert_eq!((caches.kept(), caches.taken(), caches.expired()), (0, 0, 1));
+    }
+
+    proptest! {
+        #[test]
+        fn every_cache_is_kept_taken_or_expired_and_taken_once_at_most(
+            // A wait in seconds, and the number of the cache that is taken then, if there is one.
+            steps in proptest::collection::vec((0u64..20, any::<bool>(), 0usize..12), 1..40),
+        ) {
+            let (mut caches, mut now) = (KeptCaches::default(), Instant::now());
+            let mut names: Vec<(String, Instant, bool)> = Vec::new();
+            for (wait, keeps, number) in steps {
+                now += Duration::from_secs(wait);
+                if keeps {
+                    let until = now + LEASE;
+                    names.push((caches.keep(prompt(1), "a", until), until, false));
+                } else if let Some((name, until, is_taken)) = names.get_mut(number) {
+                    let taken = caches.take(name, now).map(|prompt| prompt.tokens);
+                    let expected = match (*is_taken, *until <= now) {
+                        (true, _) => Err(PairViolation::UsedTwice),
+                        (false, true) => Err(PairViolation::AfterLease),
+                        (false, false) => Ok(1),
+                    };
+                    prop_assert_eq!(taken, expected);
+                    *is_taken |= expected.is_ok();
+                }
+                let ended = caches.taken() + caches.expired();
+                prop_assert_eq!(caches.kept() as u64 + ended, names.len() as u64);
+            }
+        }
     }
 }

@@ -221,4 +221,40 @@ proptest! {
         prop_assert_eq!(scheduler.cache().used(), 0);
         prop_assert_eq!(scheduler.waiting() + scheduler.running(), 0);
     }
+
+    #[test]
+    fn held_sequences_keep_their_memory_until_they_are_released_and_all_finish(
+        jobs in proptest::collection::vec((0u32..3, 1usize..20, any::<bool>()), 1..25),
+        blocks in 8usize..20,
+    ) {
+        let mut scheduler = Scheduler::new(Limits { blocks, ..LIMITS });
+        let (mut is_held, mut held, mut finished) = (HashMap::new(), Vec::new(), 0);
+        for (family, length, holds) in jobs {
+            let tokens: Vec<u32> = (0..length as u32).map(|token| family * 1000 + token).collect();
+            let id = scheduler.submit(job(&tokens, 1), Duration::ZERO);
+            if holds {
+                scheduler.hold(id);
+            }
+            is_held.insert(id, holds);
+        }
+        loop {
+            while scheduler.plan(Duration::ZERO).is_some() {
+                prop_assert!(scheduler.cache().used() <= blocks && scheduler.cache().named() <= blocks);
+                scheduler.commit(Duration::ZERO, |id, progress| if progress.done {
+                    finished += 1;
+                    if is_held[&id] {
+                        held.push(id);
+                    }
+                });
+            }
+            prop_assert_eq!(scheduler.running(), 0);
+            prop_assert_eq!(scheduler.cache().used() > 0, !held.is_empty());
+            match held.pop() {
+                Some(id) => scheduler.abort(id),
+                None => break,
+            }
+        }
+        prop_assert_eq!(finished, is_held.len());
+        prop_assert_eq!(scheduler.waiting(), 0);
+    }
 }
