@@ -18,6 +18,7 @@ mod meter;
 mod observers;
 mod pair;
 mod placements;
+mod prefill_answer;
 mod rate_limits;
 mod refusals;
 pub(crate) mod relay;

@@ -1,14 +1,15 @@
 //! What the endpoints of a prefill/decode pair are sent: one file for each dialect, without I/O.
 //!
 //! ```text
-//!   plan ─┬─ Serial:  the prefill leg ─▶ its answer ─▶ handoff ─▶ the decode leg ─▶ client
-//!         ├─ AtOnce:  both legs with one body; the decode's answer ─▶ client
+//!   plan ─┬─ Serial:  the prefill leg ─▶ its answer ─▶ after_prefill ─▶ the decode leg ─▶ client
+//!         ├─ AtOnce:  both legs; the decode's answer ─▶ client
 //!         └─ Through: one endpoint gets the request and the names of both, and sends the legs itself
 //! ```
 //!
 //! | dialect | order | what the prefill gets | what the decode gets | lease |
 //! |---|---|---|---|---|
 //! | `vllm-nixl` | serial | one token, `do_remote_decode` | the request with what the prefill answered, once | vLLM's `kv_lease_duration` |
+//! | `trtllm` | serial | the request as `context_only` | the request with what the prefill answered, once | `kv_transfer_timeout_ms` |
 //! | `shared-storage` | serial | one token | the request | none |
 //! | `sglang` | at once | the request with a bootstrap address and a room | the same bytes | the engines' |
 //! | `leader-headers` | through the group's leader | | | the leader's |
@@ -18,12 +19,15 @@
 //! copied as it is: its form differs between releases of an engine. The exchange is in
 //! `exchange/pair.rs`.
 
+mod final_answer;
 mod leader_headers;
 pub mod leg_bodies;
 mod llm_d_sidecar;
+mod object_fields;
 mod one_token;
 mod sglang;
 mod shared_storage;
+mod trtllm;
 mod vllm_nixl;
 
 use std::time::Duration;
@@ -34,6 +38,7 @@ use hermes_core::{
 };
 use http::{HeaderName, HeaderValue};
 
+pub(crate) use self::final_answer::FinalAnswer;
 use crate::request::{api::Api, body_edit::BodyEdit};
 
 /// How a pair is sent one request.
@@ -61,6 +66,20 @@ pub(crate) enum PairEntry {
 pub(crate) struct LegEdits {
     pub(crate) body: Vec<BodyEdit>,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// The endpoint is not sent it twice: a second leg would meet the first one, or read memory
+    /// that is freed by then.
+    pub(crate) is_for_once: bool,
+}
+
+/// What follows from the whole answer of a prefill leg.
+#[derive(Debug)]
+pub(crate) enum PrefillResult {
+    /// The decode leg, which takes this over.
+    HandOver(Handoff),
+    /// Nothing: it is the client's answer.
+    Final(FinalAnswer),
+    /// Nothing can: why.
+    Unusable(&'static str),
 }
 
 /// What a decode leg takes over from the prefill leg before it.
@@ -69,8 +88,6 @@ pub(crate) struct Handoff {
     pub(crate) edits: LegEdits,
     /// There is a KV cache to take over. If not, the decode endpoint computes the prompt itself.
     pub(crate) is_taken: bool,
-    /// A second decode leg with it would read memory that is freed by then.
-    pub(crate) is_for_once: bool,
 }
 
 /// The two endpoints of a pair.
@@ -93,6 +110,7 @@ pub(crate) fn plan(
 ) -> PairPlan {
     match rules.dialect {
         PairDialect::VllmNixl => PairPlan::Serial(vllm_nixl::prefill(api)),
+        PairDialect::Trtllm => PairPlan::Serial(trtllm::prefill(room)),
         PairDialect::SharedStorage => PairPlan::Serial(shared_storage::prefill(api)),
         PairDialect::Sglang => {
             let port = pair.prefill.pairing.bootstrap_port;
@@ -108,14 +126,23 @@ pub(crate) fn plan(
     }
 }
 
-/// What the decode leg takes over, by the whole answer of the prefill leg.
-pub(crate) fn handoff(dialect: PairDialect, answer: &[u8]) -> Handoff {
+/// Whether requests of this API may be split in this dialect.
+pub(crate) const fn carries(dialect: PairDialect, api: Api) -> bool {
     match dialect {
-        PairDialect::VllmNixl => vllm_nixl::handoff(answer),
-        PairDialect::SharedStorage => shared_storage::handoff(),
+        PairDialect::Trtllm => trtllm::carries(api),
+        _ => true,
+    }
+}
+
+/// What follows from the whole answer of the prefill leg.
+pub(crate) fn after_prefill(dialect: PairDialect, api: Api, answer: &[u8]) -> PrefillResult {
+    match dialect {
+        PairDialect::VllmNixl => PrefillResult::HandOver(vllm_nixl::handoff(answer)),
+        PairDialect::Trtllm => trtllm::after_prefill(api, answer),
+        PairDialect::SharedStorage => PrefillResult::HandOver(shared_storage::handoff()),
         // Their legs are not sent one after the other.
         PairDialect::Sglang | PairDialect::LeaderHeaders | PairDialect::LlmDSidecar => {
-            Handoff::default()
+            PrefillResult::HandOver(Handoff::default())
         }
     }
 }
@@ -123,7 +150,9 @@ pub(crate) fn handoff(dialect: PairDialect, answer: &[u8]) -> Handoff {
 /// How long after the prefill's answer a decode leg may still take it over; `None` without a bound.
 pub(crate) fn handover_limit(rules: &DisaggregationPolicy) -> Option<Duration> {
     match rules.dialect {
-        PairDialect::VllmNixl => Some(rules.lease.saturating_sub(LEASE_MARGIN)),
+        PairDialect::VllmNixl | PairDialect::Trtllm => {
+            Some(rules.lease.saturating_sub(LEASE_MARGIN))
+        }
         _ => None,
     }
 }
@@ -134,8 +163,8 @@ impl LegEdits {
         let value = HeaderValue::from_str(value).ok();
         let headers = value.map(|value| (HeaderName::from_static(name), value));
         Self {
-            body: Vec::new(),
             headers: headers.into_iter().collect(),
+            ..Self::default()
         }
     }
 }

@@ -39,6 +39,7 @@ use crate::{
         trace::{self, RequestTrace},
     },
     link::report::Reporter,
+    pair,
     request::{
         admission::{AdmissionLimit, AdmissionPermit},
         api::{self, Api, ApiRoute, Unrouted},
@@ -288,6 +289,7 @@ impl Placer {
         guard: &mut RequestGuard,
     ) -> Result<EndpointSelection, LocalReply> {
         let spec = &pool.pool.spec;
+        let rules = spec.policy.disaggregation.as_ref();
         let strategy = spec.policy.strategy.name();
         let span = guard
             .trace
@@ -303,7 +305,7 @@ impl Placer {
             id: guard.id,
             query: &query,
             accepts_pairs: accepts_pairs
-                && spec.policy.disaggregation.is_some()
+                && rules.is_some_and(|rules| pair::carries(rules.dialect, request.api))
                 && request.may_be_split(),
             context,
         };

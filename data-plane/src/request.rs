@@ -21,4 +21,5 @@ mod media;
 mod object_scanner;
 pub(crate) mod prompt;
 pub(crate) mod request_body;
+mod stream_options;
 mod upload_pace;

@@ -542,6 +542,7 @@ pub enum PairDialect {
     SharedStorage = 3,
     LeaderHeaders = 4,
     LlmDSidecar = 5,
+    Trtllm = 6,
 }
 impl PairDialect {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -556,6 +557,7 @@ impl PairDialect {
             Self::SharedStorage => "PAIR_DIALECT_SHARED_STORAGE",
             Self::LeaderHeaders => "PAIR_DIALECT_LEADER_HEADERS",
             Self::LlmDSidecar => "PAIR_DIALECT_LLM_D_SIDECAR",
+            Self::Trtllm => "PAIR_DIALECT_TRTLLM",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -567,6 +569,7 @@ impl PairDialect {
             "PAIR_DIALECT_SHARED_STORAGE" => Some(Self::SharedStorage),
             "PAIR_DIALECT_LEADER_HEADERS" => Some(Self::LeaderHeaders),
             "PAIR_DIALECT_LLM_D_SIDECAR" => Some(Self::LlmDSidecar),
+            "PAIR_DIALECT_TRTLLM" => Some(Self::Trtllm),
             _ => None,
         }
     }

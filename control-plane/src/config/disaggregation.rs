@@ -56,7 +56,8 @@ pub(super) fn read(section: &mut Section<'_>) -> PoolRoles {
             .duration(
                 "lease",
                 SECOND * 10..=HOUR,
-                "For `vllm-nixl`: how long a prefill endpoint keeps a KV cache that was not taken over (`kv_lease_duration`).",
+                "For `vllm-nixl` and `trtllm`: how long a prefill endpoint keeps a KV cache that was not taken over \
+                 (`kv_lease_duration`, `kv_transfer_timeout_ms`).",
             )
             .or(defaults.lease),
         bootstrap_port: bootstrap_port(section, defaults.bootstrap_port),

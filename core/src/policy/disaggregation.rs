@@ -16,7 +16,7 @@ pub struct DisaggregationPolicy {
     /// split: moving its KV cache would take longer than it saves.
     pub min_uncached_tokens: u32,
     /// How long a prefill endpoint keeps a KV cache that was not taken over (vLLM:
-    /// `kv_lease_duration`).
+    /// `kv_lease_duration`, TensorRT-LLM: `kv_transfer_timeout_ms`).
     pub lease: Duration,
     /// Of prefill endpoints that state none.
     pub bootstrap_port: NonZeroU16,
@@ -29,6 +29,8 @@ pub struct DisaggregationPolicy {
 pub enum PairDialect {
     /// vLLM's `NixlConnector`: the prefill answers with parameters that the decode is sent.
     VllmNixl,
+    /// TensorRT-LLM: a context server answers with parameters that the generation server is sent.
+    Trtllm,
     /// SGLang: both get one body at once, with a room in which they meet.
     Sglang,
     /// Both read and write one store (LMCache, `MooncakeStore`): the prefill first, for one token.
@@ -55,8 +57,9 @@ pub enum PairFallback {
 
 impl PairDialect {
     /// Every dialect.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::VllmNixl,
+        Self::Trtllm,
         Self::Sglang,
         Self::SharedStorage,
         Self::LeaderHeaders,
@@ -68,6 +71,7 @@ impl PairDialect {
     pub const fn name(self) -> &'static str {
         match self {
             Self::VllmNixl => "vllm-nixl",
+            Self::Trtllm => "trtllm",
             Self::Sglang => "sglang",
             Self::SharedStorage => "shared-storage",
             Self::LeaderHeaders => "leader-headers",

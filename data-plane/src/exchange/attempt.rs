@@ -91,6 +91,12 @@ impl Attempt {
         self.facts.span = Span::none();
     }
 
+    /// Its answer is the client's: it is the leg that lasts until the end of the request.
+    pub(super) fn into_main(mut self) -> Self {
+        self.facts.leg = LegId::MAIN;
+        self
+    }
+
     /// The endpoint has begun its answer: its prefill is done.
     pub(super) fn prefill_done(&mut self) {
         self.in_flight.answered();

@@ -16,10 +16,8 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
 use hermes_core::policy::DisaggregationPolicy;
-use http_body_util::BodyExt;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::{
     admitted_endpoint::{AdmittedEndpoint, PendingLeg},
@@ -31,16 +29,12 @@ use super::{
 use crate::{
     choose::SelectedEndpoint,
     clock::uptime,
-    endpoint::{EndpointAdmission, Upstream, UpstreamBody},
-    pair::{self, LegEdits, PairEndpoints, PairEntry, PairPlan},
+    endpoint::{EndpointAdmission, Upstream},
+    pair::{self, LegEdits, PairEndpoints, PairEntry, PairPlan, PrefillResult},
     request::inference_request::InferenceRequest,
     telemetry::metrics::ConnectionMetrics,
     view::RoutingPool,
 };
-
-/// Bytes of a prefill's answer at most: one token, and what is handed over, which grows with the
-/// blocks of the prompt.
-const MAX_PREFILL_ANSWER: usize = 8 << 20;
 
 /// How long the prefill leg may last beyond the first token of the decode leg that took it over.
 const PREFILL_PATIENCE: Duration = Duration::from_millis(20);
@@ -78,20 +72,30 @@ impl PairExchange<'_> {
         let incoming = guard.trace.incoming.clone();
         let attempt = guard.begin_leg(LegStage::Prefill, self.prefill, self.request);
         let prefill = attempt.facts().clone();
-        let order = self.order(edits, &incoming, true);
+        let order = self.order(edits, &incoming);
         let (answer, repeated) = self.send(order, attempt).await;
-        let answer = match answer {
+        let mut answer = match answer {
             Ok(answer) if answer.is_served() => answer,
             failed => return (failed, repeated),
         };
         // The lease began a little earlier: the engine answers when the prompt is computed.
         let leased = Instant::now();
-        let answer = match self.whole(answer).await {
-            Ok(answer) => answer,
+        let whole = match answer.whole().await {
+            Ok(whole) => whole,
             Err(error) => return (Err(error), repeated),
         };
-        let handoff = pair::handoff(self.rules.dialect, &answer);
-        let limit = pair::handover_limit(self.rules).filter(|_| handoff.is_for_once);
+        let handoff = match pair::after_prefill(self.rules.dialect, self.request.api, &whole) {
+            PrefillResult::HandOver(handoff) => handoff,
+            PrefillResult::Final(last) => {
+                guard.prompt_computed(&prefill);
+                return (Ok(answer.into_final(&last, self.request)), repeated);
+            }
+            PrefillResult::Unusable(why) => {
+                return (Err(LegError::Broken(why.to_owned())), repeated);
+            }
+        };
+        answer.recycle();
+        let limit = pair::handover_limit(self.rules).filter(|_| handoff.edits.is_for_once);
         let time_left = limit.map(|limit| limit.saturating_sub(leased.elapsed()));
         if time_left.is_some_and(|left| left.is_zero()) {
             return (Err(LegError::Broken(TOO_LATE.to_owned())), repeated);
@@ -103,7 +107,7 @@ impl PairExchange<'_> {
             LegStage::Both
         };
         let attempt = guard.begin_leg(stage, decode.hand_over(), self.request);
-        let order = self.order(&handoff.edits, &incoming, !handoff.is_for_once);
+        let order = self.order(&handoff.edits, &incoming);
         let order = order.map(|order| order.connecting_within(time_left));
         let (answer, again) = self.send(order, attempt).await;
         (answer, repeated || again)
@@ -112,8 +116,7 @@ impl PairExchange<'_> {
     async fn at_once(&self, edits: &LegEdits, guard: &mut RequestGuard) -> LegOutcome {
         let [prefill_leg, decode_leg] = [self.prefill, self.decode].map(PendingLeg::of);
         let incoming = guard.trace.incoming.clone();
-        // A second leg of the same room would meet the first one.
-        let order = || self.order(edits, &incoming, false);
+        let order = || self.order(edits, &incoming);
         let (prefill_order, decode_order) = match (order(), order()) {
             (Ok(prefill), Ok(decode)) => (prefill, decode),
             (Err(error), _) | (_, Err(error)) => return (Err(error), false),
@@ -182,7 +185,7 @@ impl PairExchange<'_> {
         };
         let incoming = guard.trace.incoming.clone();
         let attempt = guard.begin_through(entry, (prefill, decode), self.request);
-        self.send(self.order(edits, &incoming, true), attempt).await
+        self.send(self.order(edits, &incoming), attempt).await
     }
 
     async fn send(&self, order: Result<LegOrder<'_>, LegError>, attempt: Attempt) -> LegOutcome {
@@ -214,48 +217,17 @@ impl PairExchange<'_> {
         &'o self,
         edits: &'o LegEdits,
         incoming: &'o opentelemetry::Context,
-        may_repeat: bool,
     ) -> Result<LegOrder<'o>, LegError> {
         let body = self.request.leg_body(&edits.body);
         Ok(LegOrder {
             request: self.request,
             body: body.map_err(|_| LegError::Broken(NO_OBJECT.to_owned()))?,
             headers: &edits.headers,
-            may_repeat,
+            may_repeat: !edits.is_for_once,
             deadline: self.deadline,
             connect_timeout: self.pool.pool.spec.policy.timeouts.connect,
             incoming,
         })
-    }
-
-    /// The whole body of a prefill's answer.
-    async fn whole(&self, answer: UpstreamResponse) -> Result<Bytes, LegError> {
-        let UpstreamResponse {
-            held,
-            mut body,
-            attempt,
-            ..
-        } = answer;
-        let mut whole = BytesMut::new();
-        held.iter().for_each(|piece| whole.extend_from_slice(piece));
-        let late = |_| LegError::TimedOut(self.deadline);
-        while let Some(frame) = timeout_at(self.deadline.at, body.frame())
-            .await
-            .map_err(late)?
-        {
-            let frame = frame.map_err(|error| LegError::Broken(error.to_string()))?;
-            if let Some(piece) = frame.data_ref() {
-                whole.extend_from_slice(piece);
-            }
-            if whole.len() > MAX_PREFILL_ANSWER {
-                let error = format!("a prefill's answer is over {MAX_PREFILL_ANSWER} bytes");
-                return Err(LegError::Broken(error));
-            }
-        }
-        if let Some(connection) = UpstreamBody::into_connection(body) {
-            attempt.upstream().checkin(connection);
-        }
-        Ok(whole.freeze())
     }
 }
 

@@ -4,12 +4,13 @@ use bytes::Bytes;
 use hermes_core::{policy::DisaggregationPolicy, snapshot::Endpoint};
 use http::Method;
 
-use super::{PairEndpoints, PairPlan, handoff, plan};
+use super::{PairEndpoints, PairPlan, PrefillResult, after_prefill, plan};
 use crate::request::{api, body_edit::edited, leg_body::LegBody, request_body::RequestBody};
 
 /// The bodies of the prefill leg and of the decode leg of a `POST` of `body` to `path`, where the
 /// prefill endpoint answers `answer`. Each is the pieces that are written to its connection. `None`
-/// when the body is no JSON object, or when one leg is sent to both endpoints.
+/// when the body is no JSON object, when one leg is sent to both endpoints, or when no decode leg
+/// follows from the answer.
 #[must_use]
 pub fn of(
     rules: &DisaggregationPolicy,
@@ -21,7 +22,13 @@ pub fn of(
     let body = RequestBody::from(body.clone());
     let endpoints = PairEndpoints { prefill, decode };
     let [prefill, decode] = match plan(rules, route.api, endpoints, 0) {
-        PairPlan::Serial(first) => [first, handoff(rules.dialect, answer).edits],
+        PairPlan::Serial(first) => {
+            let result = after_prefill(rules.dialect, route.api, answer);
+            let PrefillResult::HandOver(handoff) = result else {
+                return None;
+            };
+            [first, handoff.edits]
+        }
         PairPlan::AtOnce(both) => {
             let pieces = edited(&body, &both.body).ok()?.into_pieces();
             return Some([pieces.clone(), pieces]);

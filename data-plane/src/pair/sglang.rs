@@ -21,6 +21,7 @@ pub(super) fn both(prefill: &Endpoint, port: NonZeroU16, room: u64) -> LegEdits 
             BodyEdit::set("bootstrap_port", &port.to_string()),
             BodyEdit::set("bootstrap_room", &room.to_string()),
         ],
-        headers: Vec::new(),
+        is_for_once: true,
+        ..LegEdits::default()
     }
 }

@@ -11,7 +11,7 @@ use crate::request::api::Api;
 pub(super) fn prefill(api: Api) -> LegEdits {
     LegEdits {
         body: one_token::edits(api),
-        headers: Vec::new(),
+        ..LegEdits::default()
     }
 }
 

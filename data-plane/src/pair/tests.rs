@@ -7,6 +7,8 @@ use http_body_util::BodyExt;
 use super::*;
 use crate::request::{body_edit, request_body::RequestBody};
 
+mod trtllm;
+
 /// A vLLM 0.32 prefill's answer.
 const PARAMS: &str = r#"{"do_remote_prefill":true,"do_remote_decode":false,"remote_block_ids":[[10,11,12,13,14,15,16,17,18]],"remote_engine_id":"6d1c","remote_request_id":"cmpl-req-1795320428-0-a3b25733","remote_host":"127.0.0.1","remote_port":5701,"tp_size":1,"dcp_size":1,"pp_size":1,"remote_num_tokens":288,"remote_blocks_expiry_time":null,"transfer_mode":"pull","remote_prefill_cached_tokens":0}"#;
 
@@ -31,6 +33,14 @@ fn planned(dialect: PairDialect, api: Api) -> PairPlan {
         decode: &decode,
     };
     plan(&DisaggregationPolicy::of(dialect), api, pair, u64::MAX)
+}
+
+/// What the decode leg takes over.
+fn handoff(dialect: PairDialect, answer: &[u8]) -> Handoff {
+    let PrefillResult::HandOver(handoff) = after_prefill(dialect, Api::Chat, answer) else {
+        panic!("a decode leg follows")
+    };
+    handoff
 }
 
 /// What becomes of a body by these edits.
@@ -87,7 +97,7 @@ async fn a_nixl_decode_gets_what_the_prefill_answered_byte_by_byte() {
         r#"{{"id":"cmpl-1","choices":[{{"index":0,"text":" a","finish_reason":"length"}}],"kv_transfer_params":{PARAMS}}}"#
     );
     let handoff = handoff(PairDialect::VllmNixl, answer.as_bytes());
-    assert!(handoff.is_taken && handoff.is_for_once);
+    assert!(handoff.is_taken && handoff.edits.is_for_once);
     assert_eq!(
         edited(r#"{"prompt":"x", "stream": true}"#, &handoff.edits).await,
         format!(r#"{{"prompt":"x", "stream": true,"kv_transfer_params":{PARAMS}}}"#)
@@ -112,7 +122,7 @@ fn a_prefill_without_parameters_hands_nothing_over() {
 #[tokio::test]
 async fn a_shared_store_needs_no_parameters() {
     let handoff = handoff(PairDialect::SharedStorage, b"{}");
-    assert!(handoff.is_taken && !handoff.is_for_once);
+    assert!(handoff.is_taken && !handoff.edits.is_for_once);
     let body = r#"{ "prompt": "x" }"#;
     assert_eq!(edited(body, &handoff.edits).await, body);
 }
@@ -168,5 +178,6 @@ fn a_leader_and_a_sidecar_get_the_endpoints_in_headers() {
 fn nothing_is_handed_over_in_the_last_seconds_of_a_lease() {
     let limit = |dialect| handover_limit(&DisaggregationPolicy::of(dialect));
     assert_eq!(limit(PairDialect::VllmNixl), Some(Duration::from_secs(25)));
+    assert_eq!(limit(PairDialect::Trtllm), Some(Duration::from_secs(25)));
     assert_eq!(limit(PairDialect::SharedStorage), None);
 }

@@ -34,7 +34,7 @@ pub(super) fn prefill(api: Api) -> LegEdits {
     body.push(BodyEdit::set(FIELD, REMOTE_DECODE));
     LegEdits {
         body,
-        headers: Vec::new(),
+        ..LegEdits::default()
     }
 }
 
@@ -46,9 +46,9 @@ pub(super) fn handoff(answer: &[u8]) -> Handoff {
     Handoff {
         edits: LegEdits {
             body: vec![BodyEdit::Set(FIELD, params.to_owned())],
-            headers: Vec::new(),
+            is_for_once: true,
+            ..LegEdits::default()
         },
         is_taken: true,
-        is_for_once: true,
     }
 }

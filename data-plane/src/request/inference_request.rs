@@ -24,6 +24,7 @@ use crate::request::{
     lookup,
     prompt::RequestPrompt,
     request_body::{BodySpan, RequestBody},
+    stream_options,
 };
 
 /// Longest path and query in bytes: with a base path before them, they are a target still, of at
@@ -92,6 +93,11 @@ impl InferenceRequest {
             && !self.recomputes_prompt
             && self.response.is_none()
             && self.is_repeatable()
+    }
+
+    /// Whether a client that asked for a stream asked for its usage, too.
+    pub(crate) fn includes_usage(&self) -> bool {
+        stream_options::include_usage(&self.body)
     }
 
     /// What a selection under `policy` reads. `hashed` forces the prompt's hashes.

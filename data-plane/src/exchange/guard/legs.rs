@@ -77,8 +77,14 @@ impl RequestGuard {
         metrics.endpoints.attempts[AttemptOutcome::Answered].inc();
         metrics.endpoints.answers[AnswerClass::Tokens].inc();
         prefill.upstream.succeeded(uptime());
+        self.prompt_computed(prefill);
+    }
+
+    /// The prefill leg has computed the prompt. It is answered by what follows, or is the answer.
+    pub(in crate::exchange) fn prompt_computed(&mut self, prefill: &AttemptFacts) {
         let took = prefill.since_sent(Instant::now());
-        metrics.pairs.prefill.observe(took.as_secs_f64());
+        let metrics = &self.pool.metrics.pairs;
+        metrics.prefill.observe(took.as_secs_f64());
         self.end_prefill(ReportedOutcome::Ok);
     }
 

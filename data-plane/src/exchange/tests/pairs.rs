@@ -196,3 +196,52 @@ async fn a_429_of_a_prefill_and_of_another_endpoint_is_the_clients() {
     let taken_back = exchange.events().into_iter().filter(is_taken_back).count();
     assert!(taken_back >= 2, "that of the prefill, and each further one");
 }
+
+/// The bytes of a whole JSON answer.
+fn json_answer(body: &str) -> &'static str {
+    let length = body.len();
+    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}")
+        .leak()
+}
+
+#[tokio::test]
+async fn the_answer_of_a_context_server_is_the_clients_when_it_ended_with_the_first_token() {
+    let body = r#"{"id":"c","choices":[{"index":0,"text":"a","finish_reason":"stop","disaggregated_params":{"ctx_request_id":1}}],"prompt_token_ids":[7]}"#;
+    let (sender, _heads) = mpsc::channel(9);
+    let (asked, mut decode_heads) = mpsc::channel(9);
+    let prefill = says(json_answer(body), &sender).await;
+    let mut exchange = paired(PairDialect::Trtllm, &[prefill, says("", &asked).await]);
+    let answer = exchange.answer(&pair_first(&exchange)).await;
+    let answer = answer.expect("an answer").collect().await.expect("whole");
+    assert_eq!(
+        answer.to_bytes(),
+        r#"{"id":"c","choices":[{"index":0,"text":"a","finish_reason":"stop"}]}"#
+    );
+    assert!(
+        decode_heads.try_recv().is_err(),
+        "the generation server is not asked"
+    );
+    let mut ended = Vec::new();
+    while let Ok(report) = exchange.reports.try_recv() {
+        if let Some(Event::Finished(_)) = report.event {
+            ended.push(report.leg);
+        }
+    }
+    assert_eq!(ended, [1, 0], "both legs, each once");
+}
+
+#[tokio::test]
+async fn an_answer_of_a_context_server_that_cannot_be_used_is_the_failure_of_its_endpoint() {
+    let body = r#"{"choices":[{"index":0,"text":"a","finish_reason":"length"}]}"#;
+    let (sender, _heads) = mpsc::channel(9);
+    let (asked, mut decode_heads) = mpsc::channel(9);
+    let prefill = says(json_answer(body), &sender).await;
+    let exchange = paired(PairDialect::Trtllm, &[prefill, says("", &asked).await]);
+    while exchange.pool.budget.withdraw() {}
+    let answer = exchange.answer(&pair_first(&exchange)).await;
+    assert!(answer.is_err(), "no other endpoint is left");
+    assert!(decode_heads.try_recv().is_err());
+    let health = |index: usize| exchange.pool.upstreams[index].own_load(uptime()).health;
+    assert_ne!(health(0), Health::Up, "it is ejected by one failure");
+    assert_eq!(health(1), Health::Up);
+}
