@@ -41,7 +41,7 @@ use crate::{
     cache_sources::kv_events::Publisher,
     config::{Config, EndpointSource, PoolConfig},
     discovery::{DiscoveredEndpoint, DiscoveredSet},
-    engines::{ModelCard, ProbeTarget},
+    engines::{ModelCard, PairingStatement, ProbeTarget},
 };
 
 /// What one source reports.
@@ -62,6 +62,13 @@ pub(crate) enum Update {
         endpoint: EndpointId,
         /// All models that it lists.
         models: Vec<ModelCard>,
+    },
+    /// What an endpoint states of its part in pairs, whole.
+    Stated {
+        /// Which endpoint.
+        endpoint: EndpointId,
+        /// All that it states.
+        stated: PairingStatement,
     },
     /// An endpoint was probed and reported no models.
     Probed {
@@ -174,6 +181,10 @@ impl Cluster {
             Update::Discovered { source, found } => self.discover(source, found, now),
             Update::Models { endpoint, models } => self.learn(endpoint, Some(models)),
             Update::Probed { endpoint } => self.learn(endpoint, None),
+            Update::Stated { endpoint, stated } => {
+                let state = |pool: &mut PoolState| pool.state(endpoint, stated);
+                self.pool_of(endpoint).map_or(ChangeSet::NOTHING, state)
+            }
         }
     }
 
@@ -286,11 +297,13 @@ impl Cluster {
     }
 
     fn learn(&mut self, endpoint: EndpointId, models: Option<Vec<ModelCard>>) -> ChangeSet {
-        let name = self.pool_of.get(&endpoint);
-        match name.and_then(|name| self.pools.get_mut(name)) {
-            Some(pool) => pool.learn(endpoint, models),
-            None => ChangeSet::NOTHING,
-        }
+        let learn = |pool: &mut PoolState| pool.learn(endpoint, models);
+        self.pool_of(endpoint).map_or(ChangeSet::NOTHING, learn)
+    }
+
+    fn pool_of(&mut self, endpoint: EndpointId) -> Option<&mut PoolState> {
+        let name = self.pool_of.get(&endpoint)?;
+        self.pools.get_mut(name)
     }
 
     fn index_endpoints(&mut self) {

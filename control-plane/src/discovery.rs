@@ -57,8 +57,8 @@ pub struct DiscoveredEndpoint {
     pub uid: String,
     /// For people: `namespace/name` of the pod, or the URL's authority where there is no pod.
     pub name: String,
-    /// What the endpoint does for a request.
-    pub role: Role,
+    /// What the endpoint does for a request; `None` if nothing names it, and its engine may.
+    pub role: Option<Role>,
     /// Prefill and decode endpoints are paired inside one group only.
     pub group: Option<String>,
     /// What its partners in pairs need to know.

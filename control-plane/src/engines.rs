@@ -20,6 +20,8 @@ mod key;
 mod metric_names;
 mod metrics;
 pub mod models;
+mod pairing;
+mod pairing_probe;
 mod probe;
 mod signals;
 
@@ -39,6 +41,7 @@ pub use self::{
     key::EngineKey,
     metrics::ScrapeMetrics,
     models::ModelCard,
+    pairing::{NotAStatement, PairingQuestion, PairingStatement},
     signals::{Adapters, CacheInfo, NotAnExposition, Scraped},
 };
 
@@ -76,6 +79,8 @@ pub struct ProbeTarget {
     pub metrics_path: Option<Arc<str>>,
     /// The key that it may want.
     pub key: Option<EngineKey>,
+    /// What it is asked for pairs, if anything.
+    pub pairing: Option<PairingQuestion>,
     /// From one question to the next.
     pub interval: Duration,
     /// How long one question may take.
@@ -99,6 +104,8 @@ pub struct ProbeResult {
     pub is_loading: bool,
     /// Its models, if they were requested in this turn and it answered. `None` means neither.
     pub models: Option<Vec<ModelCard>>,
+    /// What it states of its part in pairs, if that is another than in the results before.
+    pub pairing: Option<PairingStatement>,
 }
 
 #[derive(Debug)]

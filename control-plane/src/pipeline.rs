@@ -153,13 +153,21 @@ impl Pipeline {
         self.pools.observe(&observation);
         self.resources.observe(&observation);
         let ProbeResult {
-            endpoint, models, ..
+            endpoint,
+            models,
+            pairing,
+            ..
         } = observation;
-        let update = match models {
+        let stated = pairing.map(|stated| Update::Stated { endpoint, stated });
+        let models = match models {
             Some(models) => Update::Models { endpoint, models },
             None => Update::Probed { endpoint },
         };
-        self.cluster.fold(update, self.pools.now())
+        let mut changed = ChangeSet::default();
+        for update in stated.into_iter().chain([models]) {
+            changed = changed.or(self.cluster.fold(update, self.pools.now()));
+        }
+        changed
     }
 
     /// Applies the changes: resources, schedulers, snapshot, probes, discovery, readiness.

@@ -9,6 +9,7 @@
 //! | dialect | order | what the prefill gets | what the decode gets | lease |
 //! |---|---|---|---|---|
 //! | `vllm-nixl` | serial | one token, `do_remote_decode` | the request with what the prefill answered, once | vLLM's `kv_lease_duration` |
+//! | `vllm-mooncake` | at once | one token, `do_remote_decode` and a transfer id | the request with the transfer id, and where the prefill is | the engines' |
 //! | `trtllm` | serial | the request as `context_only` | the request with what the prefill answered, once | `kv_transfer_timeout_ms` |
 //! | `shared-storage` | serial | one token | the request | none |
 //! | `sglang` | at once | the request with a bootstrap address and a room | the same bytes | the engines' |
@@ -28,6 +29,7 @@ mod one_token;
 mod sglang;
 mod shared_storage;
 mod trtllm;
+mod vllm_mooncake;
 mod vllm_nixl;
 
 use std::time::Duration;
@@ -46,10 +48,20 @@ use crate::request::{api::Api, body_edit::BodyEdit};
 pub(crate) enum PairPlan {
     /// The prefill leg with these edits; then the decode leg, with those of its [`Handoff`].
     Serial(LegEdits),
-    /// Both legs at once, with these edits each.
-    AtOnce(LegEdits),
+    /// Both legs at once.
+    AtOnce(ConcurrentLegs),
     /// One leg to this endpoint, which sends both itself.
     Through(PairEntry, LegEdits),
+}
+
+/// Two legs that are sent at once.
+#[derive(Debug)]
+pub(crate) struct ConcurrentLegs {
+    pub(crate) prefill: LegEdits,
+    pub(crate) decode: LegEdits,
+    /// The prefill leg is not cut off when the decode leg is answered first, and how it ended
+    /// ([`after_prefill`]) is a part of the result.
+    pub(crate) must_end: bool,
 }
 
 /// The endpoint that sends both legs of a pair itself.
@@ -62,7 +74,7 @@ pub(crate) enum PairEntry {
 }
 
 /// How a leg differs from what the client sent.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct LegEdits {
     pub(crate) body: Vec<BodyEdit>,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
@@ -102,28 +114,34 @@ pub(crate) struct PairEndpoints<'a> {
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
 /// How the pair is sent a request of this API. `room` is a number that no other request has.
+///
+/// # Errors
+///
+/// What is not known of the prefill endpoint yet.
 pub(crate) fn plan(
     rules: &DisaggregationPolicy,
     api: Api,
     pair: PairEndpoints<'_>,
     room: u64,
-) -> PairPlan {
-    match rules.dialect {
+) -> Result<PairPlan, &'static str> {
+    let bootstrap_port = pair.prefill.pairing.bootstrap_port;
+    let bootstrap_port = bootstrap_port.unwrap_or(rules.bootstrap_port);
+    Ok(match rules.dialect {
         PairDialect::VllmNixl => PairPlan::Serial(vllm_nixl::prefill(api)),
+        PairDialect::VllmMooncake => {
+            let legs = vllm_mooncake::legs(api, pair.prefill, bootstrap_port, room);
+            PairPlan::AtOnce(legs.ok_or("no rank of the prefill endpoint has a name yet")?)
+        }
         PairDialect::Trtllm => PairPlan::Serial(trtllm::prefill(room)),
         PairDialect::SharedStorage => PairPlan::Serial(shared_storage::prefill(api)),
-        PairDialect::Sglang => {
-            let port = pair.prefill.pairing.bootstrap_port;
-            let port = port.unwrap_or(rules.bootstrap_port);
-            PairPlan::AtOnce(sglang::both(pair.prefill, port, room))
-        }
+        PairDialect::Sglang => PairPlan::AtOnce(sglang::legs(pair.prefill, bootstrap_port, room)),
         PairDialect::LeaderHeaders => {
             PairPlan::Through(PairEntry::Leader, leader_headers::request(pair))
         }
         PairDialect::LlmDSidecar => {
             PairPlan::Through(PairEntry::Decode, llm_d_sidecar::request(pair))
         }
-    }
+    })
 }
 
 /// Whether requests of this API may be split in this dialect.
@@ -138,9 +156,10 @@ pub(crate) const fn carries(dialect: PairDialect, api: Api) -> bool {
 pub(crate) fn after_prefill(dialect: PairDialect, api: Api, answer: &[u8]) -> PrefillResult {
     match dialect {
         PairDialect::VllmNixl => PrefillResult::HandOver(vllm_nixl::handoff(answer)),
+        PairDialect::VllmMooncake => vllm_mooncake::after_prefill(api, answer),
         PairDialect::Trtllm => trtllm::after_prefill(api, answer),
         PairDialect::SharedStorage => PrefillResult::HandOver(shared_storage::handoff()),
-        // Their legs are not sent one after the other.
+        // Nothing is read of their prefill legs.
         PairDialect::Sglang | PairDialect::LeaderHeaders | PairDialect::LlmDSidecar => {
             PrefillResult::HandOver(Handoff::default())
         }

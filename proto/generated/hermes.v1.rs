@@ -84,7 +84,7 @@ pub struct Endpoints {
     #[prost(fixed64, repeated, tag = "2")]
     pub gone: ::prost::alloc::vec::Vec<u64>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Endpoint {
     /// Equal in every replica: a hash of pool, URL and incarnation.
     #[prost(fixed64, tag = "1")]
@@ -110,6 +110,18 @@ pub struct Endpoint {
     /// Endpoints are paired with those of the same version only.
     #[prost(string, optional, tag = "9")]
     pub version: ::core::option::Option<::prost::alloc::string::String>,
+    /// In ascending order; empty if they are not known.
+    #[prost(message, repeated, tag = "10")]
+    pub ranks: ::prost::alloc::vec::Vec<EngineRank>,
+}
+/// A data-parallel rank of a prefill endpoint.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EngineRank {
+    #[prost(uint32, tag = "1")]
+    pub rank: u32,
+    /// By which decode endpoints ask for what it computed.
+    #[prost(string, tag = "2")]
+    pub engine_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServerAddress {
@@ -543,6 +555,7 @@ pub enum PairDialect {
     LeaderHeaders = 4,
     LlmDSidecar = 5,
     Trtllm = 6,
+    VllmMooncake = 7,
 }
 impl PairDialect {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -558,6 +571,7 @@ impl PairDialect {
             Self::LeaderHeaders => "PAIR_DIALECT_LEADER_HEADERS",
             Self::LlmDSidecar => "PAIR_DIALECT_LLM_D_SIDECAR",
             Self::Trtllm => "PAIR_DIALECT_TRTLLM",
+            Self::VllmMooncake => "PAIR_DIALECT_VLLM_MOONCAKE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -570,6 +584,7 @@ impl PairDialect {
             "PAIR_DIALECT_LEADER_HEADERS" => Some(Self::LeaderHeaders),
             "PAIR_DIALECT_LLM_D_SIDECAR" => Some(Self::LlmDSidecar),
             "PAIR_DIALECT_TRTLLM" => Some(Self::Trtllm),
+            "PAIR_DIALECT_VLLM_MOONCAKE" => Some(Self::VllmMooncake),
             _ => None,
         }
     }

@@ -10,14 +10,14 @@ use hermes_core::{
     address::DnsName,
     collection::Collection,
     departures::Departures,
-    policy::EndpointTrust,
-    snapshot::{Endpoint, EndpointId},
+    policy::{DisaggregationPolicy, EndpointTrust},
+    snapshot::{Endpoint, EndpointId, PairingFacts, Role},
 };
 
 use crate::{
     cache_sources::kv_events::Publisher,
     discovery::{DiscoveredEndpoint, EventPorts},
-    engines::ModelCard,
+    engines::{ModelCard, PairingQuestion, PairingStatement},
 };
 
 /// Probes after which an endpoint without models counts as one that has none to report.
@@ -36,6 +36,12 @@ pub(super) struct PoolMembers {
 #[derive(Debug)]
 pub(super) struct PoolMember {
     pub(super) endpoint: Arc<Endpoint>,
+    /// Its role, if anything but its engine names it.
+    named_role: Option<Role>,
+    /// What its partners need to know, as far as its engine need not be asked.
+    named_pairing: PairingFacts,
+    /// What its engine states of its part in pairs; `None` until it was asked.
+    stated: Option<PairingStatement>,
     /// Where it publishes KV events, as far as Kubernetes has its ports.
     event_ports: Option<EventPorts>,
     /// What it answered on `/v1/models`; `None` until it did.
@@ -66,23 +72,32 @@ impl PoolMembers {
         let mut addresses = HashSet::new();
         let mut changed = false;
         for found in found.filter(|found| addresses.insert(&found.address)) {
-            let endpoint = endpoint(pool, server_name, found);
-            let old = before.remove(&endpoint.id);
+            let old = before.remove(&EndpointId::of(pool, &found.address, &found.uid));
+            let stated = old.as_ref().and_then(|old| old.stated.clone());
+            let endpoint = endpoint(pool, server_name, found, stated.as_ref());
             let event_ports = found.kv_events;
-            let is_same =
-                |old: &PoolMember| *old.endpoint == endpoint && old.event_ports == event_ports;
+            let is_same = |old: &PoolMember| {
+                *old.endpoint == endpoint
+                    && old.event_ports == event_ports
+                    && old.named_role == found.role
+            };
             let same = old.as_ref().is_some_and(is_same);
             changed |= !same;
             let member = match old {
                 Some(old) if same => old,
                 Some(old) => PoolMember {
                     endpoint: Arc::new(endpoint),
+                    named_role: found.role,
+                    named_pairing: found.pairing.clone(),
                     event_ports,
                     ..old
                 },
                 None => PoolMember {
                     models: self.departed.take_back(endpoint.id),
                     endpoint: Arc::new(endpoint),
+                    named_role: found.role,
+                    named_pairing: found.pairing.clone(),
+                    stated,
                     event_ports,
                     silent_probes: 0,
                 },
@@ -109,11 +124,32 @@ impl PoolMembers {
         changed
     }
 
-    /// Counts a probe without models.
-    pub(super) fn count_silent_probe(&mut self, id: EndpointId) {
-        if let Some(member) = self.members.get_mut(&id) {
-            member.silent_probes = MAX_SILENT_PROBES.min(member.silent_probes + 1);
+    /// Stores what an engine states of its part in pairs. Returns whether that changes anything.
+    pub(super) fn state(&mut self, id: EndpointId, stated: PairingStatement) -> bool {
+        let Some(member) = self.members.get_mut(&id) else {
+            return false;
+        };
+        let endpoint = Endpoint {
+            role: role(member.named_role, Some(&stated)),
+            pairing: pairing(&member.named_pairing, Some(&stated)),
+            ..(*member.endpoint).clone()
+        };
+        let was_asked = member.stated.replace(stated).is_some();
+        let changed = *member.endpoint != endpoint;
+        if changed {
+            member.endpoint = Arc::new(endpoint);
         }
+        changed || !was_asked
+    }
+
+    /// Counts a probe without models. Returns whether the endpoint waited for a role until then.
+    pub(super) fn count_silent_probe(&mut self, id: EndpointId) -> bool {
+        let Some(member) = self.members.get_mut(&id) else {
+            return false;
+        };
+        let awaited = member.awaits_role();
+        member.silent_probes = MAX_SILENT_PROBES.min(member.silent_probes + 1);
+        awaited && !member.awaits_role()
     }
 
     /// Whether every endpoint has reported its models or was probed often enough, and some endpoint
@@ -145,18 +181,36 @@ impl PoolMembers {
         })
     }
 
-    /// As a snapshot has them.
-    pub(super) fn endpoints(&self) -> Collection<Endpoint> {
+    /// As a snapshot has them. `asks`: engines are asked for their roles, and an endpoint whose
+    /// role nothing names is left out until its engine was.
+    pub(super) fn endpoints(&self, asks: bool) -> Collection<Endpoint> {
         self.members
             .values()
+            .filter(|member| !asks || !member.awaits_role())
             .map(|member| Arc::clone(&member.endpoint))
             .collect()
+    }
+
+    /// Whether any endpoint has no role yet, where engines are asked for theirs.
+    pub(super) fn await_roles(&self) -> bool {
+        self.members.values().any(PoolMember::awaits_role)
     }
 }
 
 // === PoolMember ===
 
 impl PoolMember {
+    /// Whether its engine may still state its role. One that cannot be asked is taken for one that
+    /// serves whole requests.
+    fn awaits_role(&self) -> bool {
+        self.named_role.is_none() && self.stated.is_none() && self.silent_probes < MAX_SILENT_PROBES
+    }
+
+    /// What its engine is asked for pairs.
+    pub(super) fn question(&self, rules: &DisaggregationPolicy) -> Option<PairingQuestion> {
+        PairingQuestion::of(rules, self.named_role, self.named_pairing.bootstrap_port)
+    }
+
     /// Who may sign its certificate, in a pool with this trust. An endpoint without TLS shows none:
     /// it is the same endpoint after a rotation of the pool's authorities.
     pub(super) fn trust(&self, pool: &EndpointTrust) -> EndpointTrust {
@@ -168,14 +222,19 @@ impl PoolMember {
     }
 }
 
-fn endpoint(pool: &str, server_name: Option<&DnsName>, found: &DiscoveredEndpoint) -> Endpoint {
+fn endpoint(
+    pool: &str,
+    server_name: Option<&DnsName>,
+    found: &DiscoveredEndpoint,
+    stated: Option<&PairingStatement>,
+) -> Endpoint {
     let DiscoveredEndpoint {
         address,
         uid,
         name,
-        role,
+        role: named_role,
         group,
-        pairing,
+        pairing: named_pairing,
         kv_events: _,
     } = found;
     Endpoint {
@@ -185,8 +244,25 @@ fn endpoint(pool: &str, server_name: Option<&DnsName>, found: &DiscoveredEndpoin
             _ => address.clone(),
         },
         name: name.as_str().into(),
-        role: *role,
+        role: role(*named_role, stated),
         group: group.as_deref().map(Into::into),
-        pairing: pairing.clone(),
+        pairing: pairing(named_pairing, stated),
+    }
+}
+
+/// What is named takes precedence over what the engine states.
+fn role(named: Option<Role>, stated: Option<&PairingStatement>) -> Role {
+    let stated = stated.and_then(|stated| stated.role);
+    named.or(stated).unwrap_or_default()
+}
+
+fn pairing(named: &PairingFacts, stated: Option<&PairingStatement>) -> PairingFacts {
+    let Some(stated) = stated else {
+        return named.clone();
+    };
+    PairingFacts {
+        bootstrap_port: named.bootstrap_port.or(stated.bootstrap_port),
+        ranks: stated.ranks.clone(),
+        ..named.clone()
     }
 }

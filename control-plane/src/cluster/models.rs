@@ -144,8 +144,6 @@ fn listed(holders: Vec<EndpointId>, members: &PoolMembers) -> ModelHolders {
 
 #[cfg(test)]
 mod tests {
-    use hermes_core::snapshot::Role;
-
     use super::*;
     use crate::discovery::DiscoveredEndpoint;
 
@@ -160,7 +158,7 @@ mod tests {
                     .expect("an address"),
                 uid: String::new(),
                 name: index.to_string(),
-                role: Role::Aggregate,
+                role: None,
                 group: None,
                 pairing: hermes_core::snapshot::PairingFacts::default(),
                 kv_events: None,

@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Duration};
 use hermes_core::{
     collection,
     delta::PoolDelta,
-    snapshot::{EndpointId, PendingDiscovery, Pool, PoolSpec, Role, Snapshot},
+    snapshot::{EndpointId, PendingDiscovery, Pool, PoolSpec, Snapshot},
 };
 
 use super::{ChangeSet, SourceId, WatchedSource, members::PoolMembers, models};
 use crate::{
     config::{EndpointSource, PoolConfig},
     discovery::{DiscoveredEndpoint, DiscoveredSet, static_endpoints},
-    engines::{EngineKey, ModelCard, ProbeTarget},
+    engines::{EngineKey, ModelCard, PairingQuestion, PairingStatement, ProbeTarget},
 };
 
 /// One pool.
@@ -107,6 +107,14 @@ impl PoolState {
         }
     }
 
+    /// Takes in what an engine states of its part in pairs.
+    pub(super) fn state(&mut self, endpoint: EndpointId, stated: PairingStatement) -> ChangeSet {
+        let changed = self.members.state(endpoint, stated);
+        self.dirty |= changed;
+        let pending = self.update_pending();
+        if changed { ChangeSet::MODELS } else { pending }
+    }
+
     /// Takes in a probe of an endpoint: its models, or that it reported none.
     pub(super) fn learn(
         &mut self,
@@ -115,10 +123,7 @@ impl PoolState {
     ) -> ChangeSet {
         let changed = match models {
             Some(models) => self.members.set_models(endpoint, models),
-            None => {
-                self.members.count_silent_probe(endpoint);
-                false
-            }
+            None => self.members.count_silent_probe(endpoint) && self.asks_for_roles(),
         };
         self.dirty |= changed;
         let pending = self.update_pending();
@@ -159,10 +164,18 @@ impl PoolState {
         changed
     }
 
-    /// Whether every source has listed, and what it found is not in doubt.
+    /// Whether every source has listed, what it found is not in doubt, and no endpoint is left out
+    /// because its engine was not asked for its role.
     fn is_discovered(&self) -> bool {
         let mut found = self.sources.iter().map(|source| source.found.as_ref());
-        found.all(|found| found.is_some_and(|found| !found.is_doubtful))
+        let are_known = !self.asks_for_roles() || !self.members.await_roles();
+        are_known && found.all(|found| found.is_some_and(|found| !found.is_doubtful))
+    }
+
+    /// Whether engines state their roles, where nothing else names them.
+    fn asks_for_roles(&self) -> bool {
+        let rules = self.config.policy.disaggregation.as_ref();
+        rules.is_some_and(|rules| PairingQuestion::of(rules, None, None).is_some())
     }
 
     /// Whether every source has listed.
@@ -177,6 +190,7 @@ impl PoolState {
             return Arc::clone(before);
         }
         self.dirty = false;
+        let asks = self.asks_for_roles();
         let Self {
             config:
                 PoolConfig {
@@ -197,7 +211,7 @@ impl PoolState {
         let pool = Pool {
             spec: Arc::new(spec),
             models: models::of(name, models, members),
-            endpoints: members.endpoints(),
+            endpoints: members.endpoints(asks),
         };
         collection::shared::<PoolDelta>(before, Arc::new(pool))
     }
@@ -205,6 +219,7 @@ impl PoolState {
     pub(super) fn targets(&self) -> impl Iterator<Item = ProbeTarget> {
         let collector = &self.config.collector;
         let trust = &self.config.policy.trust;
+        let rules = self.config.policy.disaggregation.as_ref();
         let metrics_path = collector.enabled.then(|| Arc::clone(&collector.path));
         let key = collector.key_file.clone().map(EngineKey::new);
         self.members.iter().map(move |member| ProbeTarget {
@@ -214,6 +229,7 @@ impl PoolState {
             trust: member.trust(trust),
             metrics_path: metrics_path.clone(),
             key: key.clone(),
+            pairing: rules.and_then(|rules| member.question(rules)),
             interval: collector.interval,
             timeout: collector.timeout,
         })
@@ -254,11 +270,9 @@ impl SourceState {
 /// The endpoints of a static source; nothing when it has to be watched.
 fn known_at_once(source: &EndpointSource) -> Option<DiscoveredSet> {
     match source {
-        EndpointSource::Static(addresses) => {
-            Some(static_endpoints(Role::Aggregate, addresses).into())
-        }
+        EndpointSource::Static(addresses) => Some(static_endpoints(None, addresses).into()),
         EndpointSource::StaticRole(role, addresses) => {
-            Some(static_endpoints(*role, addresses).into())
+            Some(static_endpoints(Some(*role), addresses).into())
         }
         EndpointSource::Services(_) | EndpointSource::Pods(_) => None,
     }

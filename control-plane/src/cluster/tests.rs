@@ -7,6 +7,8 @@ use hermes_core::{
 
 use super::*;
 
+mod pairing;
+
 fn config(text: &str) -> Update {
     Update::Config(Arc::new(
         Config::parse(text).expect("a configuration of this test"),
@@ -23,7 +25,7 @@ fn pod(uid: &str) -> DiscoveredEndpoint {
         address: "http://10.0.0.7:8000".parse().expect("an address"),
         uid: uid.into(),
         name: "ai/pod".into(),
-        role: Role::Aggregate,
+        role: None,
         group: None,
         pairing: hermes_core::snapshot::PairingFacts::default(),
         kv_events: None,

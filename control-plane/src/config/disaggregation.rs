@@ -127,8 +127,8 @@ fn bootstrap_port(section: &mut Section<'_>, default: NonZeroU16) -> NonZeroU16 
         .count(
             "bootstrapPort",
             1..=u32::from(u16::MAX),
-            "For `sglang`: the bootstrap port of prefill endpoints that state none by the annotation \
-             `hermes.ai/bootstrap-port`.",
+            "For `sglang` and `vllm-mooncake`: the bootstrap port of prefill endpoints of which neither the annotation \
+             `hermes.ai/bootstrap-port` nor the engine states one.",
         )
         .or(default.get());
     NonZeroU16::new(port).unwrap_or(default)

@@ -7,13 +7,16 @@ use hermes_core::{
 
 use super::DiscoveredEndpoint;
 
-/// The endpoints at these addresses, all of which have this role.
-pub(crate) fn static_endpoints(role: Role, addresses: &[ServerAddress]) -> Vec<DiscoveredEndpoint> {
+/// The endpoints at these addresses, all of which have this role, if the configuration names one.
+pub(crate) fn static_endpoints(
+    role: Option<Role>,
+    addresses: &[ServerAddress],
+) -> Vec<DiscoveredEndpoint> {
     let endpoints = addresses.iter().map(|address| endpoint(role, address));
     endpoints.collect()
 }
 
-fn endpoint(role: Role, address: &ServerAddress) -> DiscoveredEndpoint {
+fn endpoint(role: Option<Role>, address: &ServerAddress) -> DiscoveredEndpoint {
     // A static endpoint has no UID: two processes at one address are one endpoint.
     DiscoveredEndpoint {
         address: address.clone(),

@@ -33,7 +33,7 @@ pub struct ScrapeMetrics {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ScrapeFailureLabels {
-    /// The requested page: `metrics`, `health` or `models`.
+    /// The requested page: `metrics`, `health`, `models` or `pairing`.
     target: &'static str,
     /// [`ProbeFailure::name`].
     reason: &'static str,

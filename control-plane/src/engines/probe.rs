@@ -22,8 +22,9 @@ use tokio::{
 };
 
 use super::{
-    EngineClient, EngineClients, ModelCard, NoEngineClient, ProbeFailure, ProbeResult, ProbeTarget,
-    ScrapeMetrics, Scraped, fetch, models,
+    EngineClient, EngineClients, ModelCard, NoEngineClient, PairingStatement, ProbeFailure,
+    ProbeResult, ProbeTarget, ScrapeMetrics, Scraped, fetch, models,
+    pairing_probe::{PairingContact, PairingProbe},
 };
 
 /// Largest metrics page in bytes. A server with hundreds of ranks stays far below.
@@ -79,6 +80,7 @@ pub(super) struct Probe {
     unknown_turns_left: u8,
     /// See [`ProbeResult`].
     is_loading: bool,
+    pairing: Option<PairingProbe>,
     rng: SeededRng,
 }
 
@@ -111,6 +113,9 @@ impl Probe {
     ) -> Result<Self, NoEngineClient> {
         let engine = shared.clients.to(&target.address, &target.trust)?;
         let pages = ProbeUrls::of(&engine, target.metrics_path.as_deref())?;
+        let pairing = target
+            .pairing
+            .map(|question| PairingProbe::new(question, &target.address, &engine, &shared.clients));
         let now = Instant::now();
         Ok(Self {
             shared,
@@ -126,6 +131,7 @@ impl Probe {
             has_adapters: false,
             unknown_turns_left: 1,
             is_loading: false,
+            pairing: pairing.transpose()?,
         })
     }
 
@@ -188,6 +194,7 @@ impl Probe {
         } else {
             None
         };
+        let pairing = self.pairing(&outcome).await;
         ProbeResult {
             endpoint: self.target.id,
             pool: Arc::clone(&self.target.pool),
@@ -195,7 +202,26 @@ impl Probe {
             outcome,
             is_loading: self.is_loading,
             models,
+            pairing,
         }
+    }
+
+    /// What is new of the endpoint's part in pairs.
+    async fn pairing(
+        &mut self,
+        outcome: &Result<Scraped, ProbeFailure>,
+    ) -> Option<PairingStatement> {
+        let contact = PairingContact {
+            engine: &self.engine,
+            key: self.target.key.as_ref(),
+            limit: self.target.timeout,
+        };
+        let news = self.pairing.as_mut()?.turn(outcome, contact).await;
+        let metrics = &self.shared.metrics;
+        news.unwrap_or_else(|failure| {
+            metrics.failed("pairing", failure);
+            None
+        })
     }
 
     /// Asks the first question that the endpoint knows.
@@ -301,7 +327,8 @@ impl Probe {
     /// Sends the result. Returns whether the receiver still exists; one that is behind loses this
     /// result, not the next.
     fn send(&mut self, observation: ProbeResult) -> bool {
-        let had_models = observation.models.is_some();
+        let (had_models, had_pairing) =
+            (observation.models.is_some(), observation.pairing.is_some());
         match self.shared.sink.try_send(observation) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Closed(_)) => false,
@@ -309,6 +336,9 @@ impl Probe {
                 self.shared.metrics.dropped();
                 if had_models {
                     self.models_due = Instant::now();
+                }
+                if had_pairing {
+                    self.pairing.iter_mut().for_each(PairingProbe::repeat);
                 }
                 true
             }

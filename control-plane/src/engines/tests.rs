@@ -13,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::*;
 
 mod model_lists;
+mod pairing;
 
 const PAGE: &str = "vllm:num_requests_waiting 3\nvllm:num_requests_running 4\n";
 const MODELS: &str = r#"{"data":[{"id":"m","max_model_len":4096}]}"#;
@@ -75,6 +76,7 @@ impl Server {
             trust: EndpointTrust::System,
             metrics_path: metrics_path.map(Into::into),
             key: None,
+            pairing: None,
             interval: Duration::from_millis(20),
             timeout: Duration::from_secs(5),
         }
@@ -443,6 +445,7 @@ async fn a_reader_that_is_behind_loses_observations_but_not_models() {
         outcome: Err(ProbeFailure::Refused),
         is_loading: false,
         models: None,
+        pairing: None,
     };
     sink.try_send(filler).expect("room for one");
     let metrics = ScrapeMetrics::register(&mut Registry::default());

@@ -26,7 +26,7 @@ pub use super::version::{Epoch, Version};
 use crate::{
     address::ServerAddress,
     collection::{Collection, Keyed},
-    policy::{PoolPolicy, ProxySettings},
+    policy::{PairDialect, PoolPolicy, ProxySettings},
 };
 
 /// Names one incarnation of one endpoint in one pool, equally in every control-plane replica.
@@ -57,13 +57,27 @@ pub enum Role {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct PairingFacts {
     /// Where a prefill endpoint serves its address to decode endpoints, if not on the pool's usual
-    /// port: SGLang's `--disaggregation-bootstrap-port`.
+    /// port: SGLang's `--disaggregation-bootstrap-port`, vLLM's `VLLM_MOONCAKE_BOOTSTRAP_PORT`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootstrap_port: Option<NonZeroU16>,
     /// What only endpoints of the same value can speak to: the engine's release. NIXL refuses other
     /// releases, so that a rolling upgrade must pair old with old.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Arc<str>>,
+    /// By which name decode endpoints ask for the cache of each data-parallel rank of a prefill
+    /// endpoint, in ascending order of ranks, as its bootstrap server states it (Mooncake). Each
+    /// start of an engine has other names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<Arc<[EngineRank]>>,
+}
+
+/// A data-parallel rank of an engine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct EngineRank {
+    /// Its number.
+    pub rank: u32,
+    /// Its name for decode endpoints.
+    pub engine_id: Arc<str>,
 }
 
 /// One model server.
@@ -201,6 +215,16 @@ impl Role {
             Self::Decode => "decode",
             Self::Leader => "leader",
         }
+    }
+}
+
+// === PairingFacts ===
+
+impl PairingFacts {
+    /// Whether enough is known of a prefill endpoint for a pair of this dialect.
+    #[must_use]
+    pub fn suffice(&self, dialect: PairDialect) -> bool {
+        !dialect.needs_ranks() || self.ranks.is_some()
     }
 }
 

@@ -85,6 +85,8 @@ impl PairTable {
         for (position, endpoint) in pool.endpoints.iter().enumerate() {
             let key = || (endpoint.group.clone(), endpoint.pairing.version.clone());
             match endpoint.role {
+                // Until more is known of it, it is no partner.
+                Role::Prefill if !endpoint.pairing.suffice(rules.dialect) => {}
                 Role::Prefill => groups
                     .entry(key())
                     .or_default()

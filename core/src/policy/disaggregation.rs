@@ -29,6 +29,8 @@ pub struct DisaggregationPolicy {
 pub enum PairDialect {
     /// vLLM's `NixlConnector`: the prefill answers with parameters that the decode is sent.
     VllmNixl,
+    /// vLLM's `MooncakeConnector`: both at once, with a transfer that one pushes to the other.
+    VllmMooncake,
     /// TensorRT-LLM: a context server answers with parameters that the generation server is sent.
     Trtllm,
     /// SGLang: both get one body at once, with a room in which they meet.
@@ -57,8 +59,9 @@ pub enum PairFallback {
 
 impl PairDialect {
     /// Every dialect.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::VllmNixl,
+        Self::VllmMooncake,
         Self::Trtllm,
         Self::Sglang,
         Self::SharedStorage,
@@ -71,6 +74,7 @@ impl PairDialect {
     pub const fn name(self) -> &'static str {
         match self {
             Self::VllmNixl => "vllm-nixl",
+            Self::VllmMooncake => "vllm-mooncake",
             Self::Trtllm => "trtllm",
             Self::Sglang => "sglang",
             Self::SharedStorage => "shared-storage",
@@ -84,6 +88,13 @@ impl PairDialect {
     #[must_use]
     pub const fn decode_serves_alone(self) -> bool {
         !matches!(self, Self::Sglang)
+    }
+
+    /// Whether decode endpoints ask for a KV cache by names that the prefill endpoint gives its
+    /// ranks: [`PairingFacts::ranks`](crate::snapshot::PairingFacts::ranks).
+    #[must_use]
+    pub const fn needs_ranks(self) -> bool {
+        matches!(self, Self::VllmMooncake)
     }
 
     /// Whether pairs are reached through the leader of their group.

@@ -17,7 +17,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use hermes_core::policy::DisaggregationPolicy;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     admitted_endpoint::{AdmittedEndpoint, PendingLeg},
@@ -30,14 +30,14 @@ use crate::{
     choose::SelectedEndpoint,
     clock::uptime,
     endpoint::{EndpointAdmission, Upstream},
-    pair::{self, LegEdits, PairEndpoints, PairEntry, PairPlan, PrefillResult},
+    pair::{self, ConcurrentLegs, LegEdits, PairEndpoints, PairEntry, PairPlan, PrefillResult},
     request::inference_request::InferenceRequest,
     telemetry::metrics::ConnectionMetrics,
     view::RoutingPool,
 };
 
 /// How long the prefill leg may last beyond the first token of the decode leg that took it over.
-const PREFILL_PATIENCE: Duration = Duration::from_millis(20);
+pub(super) const PREFILL_PATIENCE: Duration = Duration::from_millis(20);
 
 /// See the module.
 pub(super) struct PairExchange<'a> {
@@ -60,9 +60,14 @@ impl PairExchange<'_> {
             decode: &self.decode.upstream().endpoint,
         };
         match pair::plan(self.rules, self.request.api, endpoints, self.room) {
-            PairPlan::Serial(edits) => self.serial(&edits, guard).await,
-            PairPlan::AtOnce(edits) => self.at_once(&edits, guard).await,
-            PairPlan::Through(entry, edits) => self.through(entry, &edits, guard).await,
+            Ok(PairPlan::Serial(edits)) => self.serial(&edits, guard).await,
+            Ok(PairPlan::AtOnce(legs)) => self.at_once(&legs, guard).await,
+            Ok(PairPlan::Through(entry, edits)) => self.through(entry, &edits, guard).await,
+            Err(unknown) => {
+                self.prefill.give_up();
+                self.decode.give_up();
+                (Err(LegError::Broken(unknown.to_owned())), false)
+            }
         }
     }
 
@@ -113,29 +118,32 @@ impl PairExchange<'_> {
         (answer, repeated || again)
     }
 
-    async fn at_once(&self, edits: &LegEdits, guard: &mut RequestGuard) -> LegOutcome {
+    async fn at_once(&self, legs: &ConcurrentLegs, guard: &mut RequestGuard) -> LegOutcome {
         let [prefill_leg, decode_leg] = [self.prefill, self.decode].map(PendingLeg::of);
         let incoming = guard.trace.incoming.clone();
-        let order = || self.order(edits, &incoming);
-        let (prefill_order, decode_order) = match (order(), order()) {
+        let order = |edits| self.order(edits, &incoming);
+        let (prefill_order, decode_order) = match (order(&legs.prefill), order(&legs.decode)) {
             (Ok(prefill), Ok(decode)) => (prefill, decode),
             (Err(error), _) | (_, Err(error)) => return (Err(error), false),
         };
         let attempt = guard.begin_leg(LegStage::Prefill, self.prefill, self.request);
         let facts = attempt.facts().clone();
         let prefill = prefill_order.send(attempt, self.connections);
+        let prefill = async {
+            let (answer, repeated) = prefill.await;
+            (self.prefilled(answer, legs).await, repeated)
+        };
         let attempt = guard.begin_leg(LegStage::Decode, decode_leg.hand_over(), self.request);
         let decode = decode_order.send(attempt, self.connections);
         let (mut prefill, mut decode) = (pin!(prefill), pin!(decode));
         tokio::select! {
             biased;
-            (answer, repeated) = &mut prefill => match answer {
-                Ok(answer) if answer.is_served() => {
+            (prefilled, repeated) = &mut prefill => match prefilled {
+                Ok(()) => {
                     guard.prefill_answered(&facts);
-                    answer.recycle();
                     decode.await
                 }
-                failed => {
+                Err(failed) => {
                     prefill_leg.hand_over();
                     guard.blame(facts);
                     (failed, repeated)
@@ -143,17 +151,40 @@ impl PairExchange<'_> {
             },
             (answer, repeated) = &mut decode => {
                 let is_served = answer.as_ref().is_ok_and(UpstreamResponse::is_served);
-                // There are tokens, so that the prefill is over; its answer is about to come.
-                let patience = if is_served { PREFILL_PATIENCE } else { Duration::ZERO };
-                if let Ok((Ok(prefill), _)) = timeout(patience, prefill).await
-                    && prefill.is_served()
-                {
+                let until = match is_served {
+                    false => Instant::now(),
+                    true if legs.must_end => self.deadline.at,
+                    // There are tokens, so that the prefill is over; its answer is about to come.
+                    true => Instant::now() + PREFILL_PATIENCE,
+                };
+                if let Ok((Ok(()), _)) = timeout_at(until, prefill).await {
                     guard.prefill_answered(&facts);
-                    prefill.recycle();
                 }
                 (answer, repeated)
             }
         }
+    }
+
+    /// What came of a prefill leg that is sent at once with the decode leg, which gets nothing of
+    /// its answer.
+    async fn prefilled(
+        &self,
+        answer: Result<UpstreamResponse, LegError>,
+        legs: &ConcurrentLegs,
+    ) -> Result<(), Result<UpstreamResponse, LegError>> {
+        let mut answer = match answer {
+            Ok(answer) if answer.is_served() => answer,
+            failed => return Err(failed),
+        };
+        if legs.must_end {
+            let whole = answer.whole().await.map_err(Err)?;
+            let result = pair::after_prefill(self.rules.dialect, self.request.api, &whole);
+            if let PrefillResult::Unusable(why) = result {
+                return Err(Err(LegError::Broken(why.to_owned())));
+            }
+        }
+        answer.recycle();
+        Ok(())
     }
 
     async fn through(

@@ -77,7 +77,7 @@ impl Exchange {
                 name: format!("endpoint-{index}").into(),
                 role: Default::default(),
                 group: None,
-                pairing: hermes_core::snapshot::PairingFacts::default(),
+                pairing: pairs::facts(),
                 address: ServerAddress::try_from(*address).expect("a bound port"),
             })
         };

@@ -21,7 +21,7 @@ pub fn of(
     let route = api::route(&Method::POST, path, &[] as &[&str]).ok()?;
     let body = RequestBody::from(body.clone());
     let endpoints = PairEndpoints { prefill, decode };
-    let [prefill, decode] = match plan(rules, route.api, endpoints, 0) {
+    let [prefill, decode] = match plan(rules, route.api, endpoints, 0).ok()? {
         PairPlan::Serial(first) => {
             let result = after_prefill(rules.dialect, route.api, answer);
             let PrefillResult::HandOver(handoff) = result else {
@@ -29,10 +29,7 @@ pub fn of(
             };
             [first, handoff.edits]
         }
-        PairPlan::AtOnce(both) => {
-            let pieces = edited(&body, &both.body).ok()?.into_pieces();
-            return Some([pieces.clone(), pieces]);
-        }
+        PairPlan::AtOnce(legs) => [legs.prefill, legs.decode],
         PairPlan::Through(..) => return None,
     };
     let pieces = |edits| edited(&body, edits).ok().map(LegBody::into_pieces);

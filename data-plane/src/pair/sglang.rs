@@ -8,8 +8,17 @@ use std::num::NonZeroU16;
 
 use hermes_core::snapshot::Endpoint;
 
-use super::LegEdits;
+use super::{ConcurrentLegs, LegEdits};
 use crate::request::body_edit::BodyEdit;
+
+pub(super) fn legs(prefill: &Endpoint, port: NonZeroU16, room: u64) -> ConcurrentLegs {
+    let both = both(prefill, port, room);
+    ConcurrentLegs {
+        prefill: both.clone(),
+        decode: both,
+        must_end: false,
+    }
+}
 
 pub(super) fn both(prefill: &Endpoint, port: NonZeroU16, room: u64) -> LegEdits {
     let host = serde_json::Value::from(prefill.address.host().to_string());

@@ -8,6 +8,7 @@ use super::*;
 use crate::request::{body_edit, request_body::RequestBody};
 
 mod trtllm;
+mod vllm_mooncake;
 
 /// A vLLM 0.32 prefill's answer.
 const PARAMS: &str = r#"{"do_remote_prefill":true,"do_remote_decode":false,"remote_block_ids":[[10,11,12,13,14,15,16,17,18]],"remote_engine_id":"6d1c","remote_request_id":"cmpl-req-1795320428-0-a3b25733","remote_host":"127.0.0.1","remote_port":5701,"tp_size":1,"dcp_size":1,"pp_size":1,"remote_num_tokens":288,"remote_blocks_expiry_time":null,"transfer_mode":"pull","remote_prefill_cached_tokens":0}"#;
@@ -32,7 +33,7 @@ fn planned(dialect: PairDialect, api: Api) -> PairPlan {
         prefill: &prefill,
         decode: &decode,
     };
-    plan(&DisaggregationPolicy::of(dialect), api, pair, u64::MAX)
+    plan(&DisaggregationPolicy::of(dialect), api, pair, u64::MAX).expect("all is known")
 }
 
 /// What the decode leg takes over.
@@ -129,13 +130,15 @@ async fn a_shared_store_needs_no_parameters() {
 
 #[tokio::test]
 async fn both_legs_of_sglang_have_one_body_with_a_room_of_63_bits() {
-    let PairPlan::AtOnce(edits) = planned(PairDialect::Sglang, Api::Chat) else {
+    let PairPlan::AtOnce(legs) = planned(PairDialect::Sglang, Api::Chat) else {
         panic!("both at once");
     };
-    assert_eq!(
-        edited(r#"{"messages":[],"max_tokens":5}"#, &edits).await,
-        r#"{"messages":[],"max_tokens":5,"bootstrap_host":"10.0.0.7","bootstrap_port":8998,"bootstrap_room":9223372036854775807}"#
-    );
+    for edits in [&legs.prefill, &legs.decode] {
+        assert_eq!(
+            edited(r#"{"messages":[],"max_tokens":5}"#, edits).await,
+            r#"{"messages":[],"max_tokens":5,"bootstrap_host":"10.0.0.7","bootstrap_port":8998,"bootstrap_room":9223372036854775807}"#
+        );
+    }
 }
 
 #[test]

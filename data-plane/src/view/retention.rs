@@ -2,7 +2,7 @@
 //!
 //! A control plane that restarts publishes its configured pools before its discovery has listed
 //! them; while the Kubernetes API server is unreachable, discovery never lists. The view keeps the
-//! endpoints and models that it had until then.
+//! endpoints and models that it had until then, and what endpoints stated of their ranks.
 
 use std::sync::Arc;
 
@@ -21,6 +21,11 @@ pub(super) fn complete(pool: &Arc<Pool>, previous: Option<&Pool>) -> Arc<Pool> {
         merged(&pool.endpoints, &previous.endpoints)
     } else {
         pool.endpoints.clone()
+    };
+    let endpoints = if pending.models {
+        with_ranks(&endpoints, previous)
+    } else {
+        endpoints
     };
     let models = if pending.models {
         merged(&retained_models(previous), &pool.models)
@@ -48,6 +53,21 @@ fn merged<T: Keyed>(first: &Collection<T>, second: &Collection<T>) -> Collection
     second.iter().chain(first).cloned().collect()
 }
 
+/// These endpoints, with the ranks that they had in the `previous` pool where none are known.
+fn with_ranks(endpoints: &Collection<Endpoint>, previous: &Pool) -> Collection<Endpoint> {
+    let completed = endpoints.iter().map(|endpoint| {
+        let before = previous.endpoints.find(&endpoint.id);
+        let ranks = before.and_then(|before| before.pairing.ranks.clone());
+        if endpoint.pairing.ranks.is_some() || ranks.is_none() {
+            return Arc::clone(endpoint);
+        }
+        let mut completed = Endpoint::clone(endpoint);
+        completed.pairing.ranks = ranks;
+        Arc::new(completed)
+    });
+    completed.collect()
+}
+
 /// The models of `pool`, each with the list of its holders: endpoints that are added to the pool
 /// are not known to hold it.
 fn retained_models(pool: &Pool) -> Collection<Model> {
@@ -69,7 +89,7 @@ fn retained_models(pool: &Pool) -> Collection<Model> {
 mod tests {
     use hermes_core::{
         policy::PoolPolicy,
-        snapshot::{PendingDiscovery, PoolSpec, Role},
+        snapshot::{EngineRank, PendingDiscovery, PoolSpec, Role},
     };
 
     use super::*;
@@ -147,6 +167,35 @@ mod tests {
         assert_eq!(ids(&viewed), [1, 2, 3, 4]);
         let holders = ModelHolders::Some([1, 3].map(EndpointId).into());
         assert_eq!(viewed.models[0].holders, holders);
+    }
+
+    #[test]
+    fn ranks_are_kept_until_every_endpoint_was_asked() {
+        let ranks = |id: &str| -> Option<Arc<[EngineRank]>> {
+            let engine_id = id.into();
+            Some([EngineRank { rank: 0, engine_id }].into())
+        };
+        let with = |pending, known: [Option<Arc<[EngineRank]>>; 2]| {
+            let mut pool = Pool::clone(&pool(&[1, 2], &[], pending));
+            let endpoints = pool.endpoints.iter().zip(known).map(|(endpoint, ranks)| {
+                let mut endpoint = Endpoint::clone(endpoint);
+                endpoint.pairing.ranks = ranks;
+                Arc::new(endpoint)
+            });
+            pool.endpoints = endpoints.collect();
+            Arc::new(pool)
+        };
+        let previous = with(NONE, [ranks("a"), ranks("b")]);
+        let viewed = |pending| {
+            let published = with(pending, [None, ranks("c")]);
+            let viewed = complete(&published, Some(&previous));
+            let found = viewed.endpoints.iter();
+            found
+                .map(|endpoint| endpoint.pairing.ranks.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(viewed(BOTH), [ranks("a"), ranks("c")]);
+        assert_eq!(viewed(NONE), [None, ranks("c")]);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::{num::NonZeroU16, sync::Arc};
 use hermes_core::{
     address::ServerAddress,
     snapshot::{
-        Endpoint, EndpointId, Model, ModelHolders, PairingFacts, PendingDiscovery, PoolSpec, Role,
+        Endpoint, EndpointId, EngineRank, Model, ModelHolders, PairingFacts, PendingDiscovery,
+        PoolSpec, Role,
     },
 };
 
@@ -61,6 +62,7 @@ impl From<&Endpoint> for v1::Endpoint {
                 PairingFacts {
                     bootstrap_port,
                     version,
+                    ranks,
                 },
         } = endpoint;
         let wire_role = match role {
@@ -78,8 +80,35 @@ impl From<&Endpoint> for v1::Endpoint {
             leads_group: *role == Role::Leader,
             bootstrap_port: bootstrap_port.map(|port| port.get().into()),
             version: version.as_deref().map(str::to_owned),
+            ranks: ranks
+                .iter()
+                .flat_map(|ranks| &**ranks)
+                .map(v1::EngineRank::from)
+                .collect(),
         }
     }
+}
+
+impl From<&EngineRank> for v1::EngineRank {
+    fn from(EngineRank { rank, engine_id }: &EngineRank) -> Self {
+        Self {
+            rank: *rank,
+            engine_id: engine_id.to_string(),
+        }
+    }
+}
+
+/// The ranks of an endpoint; `None` if there are none.
+fn engine_ranks(wire: Vec<v1::EngineRank>) -> Result<Option<Arc<[EngineRank]>>, Invalid> {
+    sorted(&wire, "ranks", |rank| rank.rank)?;
+    let ranks = wire
+        .into_iter()
+        .map(|v1::EngineRank { rank, engine_id }| EngineRank {
+            rank,
+            engine_id: engine_id.into(),
+        });
+    let ranks: Arc<[EngineRank]> = ranks.collect();
+    Ok(Some(ranks).filter(|ranks| !ranks.is_empty()))
 }
 
 impl TryFrom<v1::Endpoint> for Endpoint {
@@ -96,6 +125,7 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             leads_group,
             bootstrap_port,
             version,
+            ranks,
         } = wire;
         let address = match address {
             Some(address) => ServerAddress::try_from(address).map_err(|e| e.inside("address"))?,
@@ -121,6 +151,7 @@ impl TryFrom<v1::Endpoint> for Endpoint {
                     .map(|port| port_number(port, "bootstrap_port"))
                     .transpose()?,
                 version: version.map(Into::into),
+                ranks: engine_ranks(ranks)?,
             },
         })
     }

@@ -40,6 +40,7 @@ impl TryFrom<v1::Disaggregation> for DisaggregationPolicy {
         } = wire;
         let dialect = match dialect {
             v1::PairDialect::VllmNixl => PairDialect::VllmNixl,
+            v1::PairDialect::VllmMooncake => PairDialect::VllmMooncake,
             v1::PairDialect::Trtllm => PairDialect::Trtllm,
             v1::PairDialect::Sglang => PairDialect::Sglang,
             v1::PairDialect::SharedStorage => PairDialect::SharedStorage,
@@ -68,6 +69,7 @@ impl From<PairDialect> for v1::PairDialect {
     fn from(dialect: PairDialect) -> Self {
         match dialect {
             PairDialect::VllmNixl => Self::VllmNixl,
+            PairDialect::VllmMooncake => Self::VllmMooncake,
             PairDialect::Trtllm => Self::Trtllm,
             PairDialect::Sglang => Self::Sglang,
             PairDialect::SharedStorage => Self::SharedStorage,

@@ -34,13 +34,13 @@ pub struct RoleNames {
 /// What one object says about an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RoleLabels {
-    pub(crate) role: Role,
+    /// `None` if no label names it.
+    pub(crate) role: Option<Role>,
     pub(crate) group: Option<String>,
     pub(crate) pairing: PairingFacts,
 }
 
-/// Reads the role of an object, and what belongs to it; no role label means that the server does
-/// both.
+/// Reads the role of an object, and what belongs to it.
 ///
 /// # Errors
 ///
@@ -54,13 +54,14 @@ pub(crate) fn role_labels<'a>(
     let named = own(&names.role_label).or_else(|| first(labels, &ROLE));
     let known = names.values.iter().find(|(value, _)| named == Some(value));
     let role = match named {
-        _ if known.is_some() => known.map_or(Role::Aggregate, |(_, role)| *role),
-        None | Some("aggregate" | "both" | "prefill-decode" | "encode-prefill-decode") => {
-            Role::Aggregate
+        _ if known.is_some() => known.map(|(_, role)| *role),
+        None => None,
+        Some("aggregate" | "both" | "prefill-decode" | "encode-prefill-decode") => {
+            Some(Role::Aggregate)
         }
-        Some("prefill" | "encode-prefill") => Role::Prefill,
-        Some("decode" | "encode-decode") => Role::Decode,
-        Some("leader") => Role::Leader,
+        Some("prefill" | "encode-prefill") => Some(Role::Prefill),
+        Some("decode" | "encode-decode") => Some(Role::Decode),
+        Some("leader") => Some(Role::Leader),
         Some(other) => return Err(other),
     };
     let version = first(annotations, &VERSION).or_else(|| first(labels, &VERSION));
@@ -68,6 +69,7 @@ pub(crate) fn role_labels<'a>(
         bootstrap_port: first(annotations, &[BOOTSTRAP_PORT])
             .and_then(|port| port.trim().parse().ok()),
         version: version.map(Into::into),
+        ranks: None,
     };
     let group = own(&names.group_label).or_else(|| first(labels, &GROUP));
     Ok(RoleLabels {
@@ -105,7 +107,7 @@ mod tests {
     fn role(pairs: &[(&str, &str)]) -> Option<Role> {
         role_labels(&labelled(pairs), &RoleNames::default())
             .ok()
-            .map(|role_labels| role_labels.role)
+            .map(|role_labels| role_labels.role.unwrap_or_default())
     }
 
     #[test]
@@ -118,16 +120,18 @@ mod tests {
     }
 
     #[test]
-    fn no_label_and_an_empty_label_mean_aggregate() {
+    fn no_label_and_an_empty_label_name_no_role() {
         assert_eq!(
             role_labels(&ObjectMeta::default(), &RoleNames::default()),
             Ok(RoleLabels {
-                role: Role::Aggregate,
+                role: None,
                 group: None,
                 pairing: PairingFacts::default(),
             })
         );
-        assert_eq!(role(&[("hermes.ai/role", "")]), Some(Role::Aggregate));
+        let empty = labelled(&[("hermes.ai/role", "")]);
+        let empty = role_labels(&empty, &RoleNames::default()).expect("no role");
+        assert_eq!(empty.role, None);
     }
 
     #[test]
@@ -175,11 +179,11 @@ mod tests {
         let read = role_labels(&object, &names).expect("a known role");
         assert_eq!(
             (read.role, read.group.as_deref()),
-            (Role::Prefill, Some("chat"))
+            (Some(Role::Prefill), Some("chat"))
         );
         let plain = labelled(&[("hermes.ai/role", "decode")]);
         let read = role_labels(&plain, &names).expect("a known role");
-        assert_eq!(read.role, Role::Decode);
+        assert_eq!(read.role, Some(Role::Decode));
     }
 
     #[test]
@@ -193,7 +197,7 @@ mod tests {
         };
         let read = role_labels(&object, &RoleNames::default()).expect("a known role");
         let port = read.pairing.bootstrap_port.map(std::num::NonZero::get);
-        assert_eq!((read.role, port), (Role::Leader, Some(8997)));
+        assert_eq!((read.role, port), (Some(Role::Leader), Some(8997)));
         assert_eq!(read.pairing.version.as_deref(), Some("0.32.0"));
         let unreadable = ObjectMeta {
             annotations: Some(strings(&[(BOOTSTRAP_PORT, "many")])),

@@ -44,7 +44,10 @@ pub(crate) struct UsableEndpoints {
     pub(crate) left_out: usize,
 }
 
-/// Interchangeable endpoints: of one role and group.
+/// What makes endpoints interchangeable: role, as far as it is named, and group.
+type EndpointPlace = (Option<Role>, Option<String>);
+
+/// Interchangeable endpoints.
 #[derive(Default)]
 struct Peers {
     ready: Vec<DiscoveredEndpoint>,
@@ -76,7 +79,7 @@ impl PeerReadiness {
             .filter(|endpoint| self.once.contains(&identity(endpoint)))
             .collect();
         self.once = endpoints.iter().chain(&unready).map(identity).collect();
-        let mut peers: BTreeMap<(Role, Option<String>), Peers> = BTreeMap::new();
+        let mut peers: BTreeMap<EndpointPlace, Peers> = BTreeMap::new();
         for endpoint in endpoints {
             peers
                 .entry(place(&endpoint))
@@ -117,7 +120,7 @@ fn identity(endpoint: &DiscoveredEndpoint) -> (ServerAddress, String) {
     (endpoint.address.clone(), endpoint.uid.clone())
 }
 
-fn place(endpoint: &DiscoveredEndpoint) -> (Role, Option<String>) {
+fn place(endpoint: &DiscoveredEndpoint) -> EndpointPlace {
     (endpoint.role, endpoint.group.clone())
 }
 

@@ -133,6 +133,7 @@ impl PoolScheduler {
                 outcome,
                 is_loading: false,
                 models: None,
+                pairing: None,
             },
             now,
         );

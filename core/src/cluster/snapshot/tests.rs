@@ -30,7 +30,7 @@ fn ids_never_change_between_releases() {
 /// Every field of a snapshot. A snapshot goes to every proxy, and `/debug/snapshot` shows it to
 /// anyone who reaches the admin port: a name is added here only if its value is no secret. What a
 /// proxy needs of a credential is a reference to it.
-const FIELDS: [&str; 79] = [
+const FIELDS: [&str; 82] = [
     "base_time",
     "block_bytes",
     "bootstrap_port",
@@ -45,6 +45,7 @@ const FIELDS: [&str; 79] = [
     "disaggregation",
     "ejection",
     "endpoints",
+    "engine_id",
     "epoch",
     "except",
     "expose_endpoint",
@@ -87,6 +88,8 @@ const FIELDS: [&str; 79] = [
     "pools",
     "prefix-cache",
     "queue",
+    "rank",
+    "ranks",
     "request",
     "retry",
     "role",
@@ -152,6 +155,13 @@ fn everything() -> Snapshot {
         pairing: PairingFacts {
             bootstrap_port: std::num::NonZeroU16::new(8998),
             version: Some("0.32.0".into()),
+            ranks: Some(
+                [EngineRank {
+                    rank: 0,
+                    engine_id: "6d1c".into(),
+                }]
+                .into(),
+            ),
         },
     };
     let endpoints = Collection::from(vec![Arc::new(endpoint)]);

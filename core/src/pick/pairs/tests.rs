@@ -6,7 +6,9 @@ use crate::{
     load::EngineSample,
     pick::PickRequest,
     policy::{DisaggregationPolicy, KvAware, PairDialect, PoolPolicy, Strategy},
-    snapshot::{EndpointId, Model, ModelHolders, PairingFacts, PendingDiscovery, PoolSpec},
+    snapshot::{
+        EndpointId, EngineRank, Model, ModelHolders, PairingFacts, PendingDiscovery, PoolSpec,
+    },
 };
 
 /// A pool of endpoints with these roles and groups; their ids are their positions.
@@ -137,6 +139,31 @@ fn pairs_are_made_inside_a_group_and_of_one_version() {
     let mut found = placements(&Picker::build(Arc::new(pool)), |_| Load::default());
     found.sort_unstable();
     assert_eq!(found, [(0, 2), (1, 3)]);
+}
+
+#[test]
+fn a_prefill_endpoint_whose_ranks_have_no_names_yet_is_no_partner() {
+    let mut pool = pool(PairDialect::VllmMooncake, &TWO_BY_TWO);
+    assert!(!splits(&Picker::build(Arc::new(pool.clone())), &[]));
+    let rank = EngineRank {
+        rank: 0,
+        engine_id: "e".into(),
+    };
+    let known = pool.endpoints.iter().map(|endpoint| {
+        let ranks = (endpoint.id.0 == 1).then(|| [rank.clone()].into());
+        Arc::new(Endpoint {
+            pairing: PairingFacts {
+                ranks,
+                ..PairingFacts::default()
+            },
+            ..(**endpoint).clone()
+        })
+    });
+    pool.endpoints = known.collect();
+    let picker = Picker::build(Arc::new(pool));
+    let mut found = placements(&picker, |_| Load::default());
+    found.sort_unstable();
+    assert_eq!(found, [(1, 2), (1, 3)]);
 }
 
 #[test]

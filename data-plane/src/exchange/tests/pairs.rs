@@ -1,19 +1,36 @@
 //! What the legs of prefill/decode pairs do to the trials and cool-downs of their endpoints.
 
-use std::{num::NonZeroU16, time::Duration};
+use std::{num::NonZeroU16, pin::pin, time::Duration};
 
 use hermes_core::{
     load::Health,
     policy::{DisaggregationPolicy, EjectionPolicy, PairDialect, PairFallback},
+    snapshot::{EngineRank, PairingFacts},
 };
 
-use super::*;
+use tokio::{sync::oneshot, time::timeout};
 
-const DIALECTS: [PairDialect; 3] = [
+use super::*;
+use crate::{exchange::pair::PREFILL_PATIENCE, telemetry::metrics::PairEnd};
+
+const DIALECTS: [PairDialect; 4] = [
+    PairDialect::VllmMooncake,
     PairDialect::SharedStorage,
     PairDialect::Sglang,
     PairDialect::LlmDSidecar,
 ];
+
+/// What a partner needs to know of an engine in any dialect.
+pub(super) fn facts() -> PairingFacts {
+    let rank = EngineRank {
+        rank: 0,
+        engine_id: "engine".into(),
+    };
+    PairingFacts {
+        ranks: Some([rank].into()),
+        ..PairingFacts::default()
+    }
+}
 
 /// A pool of a prefill, a decode and perhaps a third endpoint. What fails is ejected, and its trial
 /// is due at once.
@@ -95,7 +112,7 @@ async fn leave(exchange: &Exchange, legs: usize, heads: &mut mpsc::Receiver<()>)
 
 const fn legs_of(dialect: PairDialect) -> usize {
     match dialect {
-        PairDialect::Sglang => 2,
+        PairDialect::Sglang | PairDialect::VllmMooncake => 2,
         _ => 1,
     }
 }
@@ -158,7 +175,11 @@ async fn what_was_handed_over_too_late_is_not_used() {
 #[tokio::test]
 async fn the_failure_of_a_prefill_leaves_the_trial_of_its_decode_to_the_next() {
     let failed = "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n";
-    for dialect in [PairDialect::SharedStorage, PairDialect::Sglang] {
+    for dialect in [
+        PairDialect::SharedStorage,
+        PairDialect::Sglang,
+        PairDialect::VllmMooncake,
+    ] {
         let (sender, _heads) = mpsc::channel(9);
         let addresses = [says(failed, &sender).await, says("", &sender).await];
         let exchange = paired(dialect, &addresses);
@@ -241,6 +262,70 @@ async fn an_answer_of_a_context_server_that_cannot_be_used_is_the_failure_of_its
     let answer = exchange.answer(&pair_first(&exchange)).await;
     assert!(answer.is_err(), "no other endpoint is left");
     assert!(decode_heads.try_recv().is_err());
+    let health = |index: usize| exchange.pool.upstreams[index].own_load(uptime()).health;
+    assert_ne!(health(0), Health::Up, "it is ejected by one failure");
+    assert_eq!(health(1), Health::Up);
+}
+
+/// A prompt that was computed for one token.
+const COMPUTED: &str = r#"{"choices":[{"index":0,"text":"a","finish_reason":"length"}]}"#;
+
+/// An engine that answers one request with this when it is released, if its connection is open
+/// then.
+async fn says_when_released(answer: &'static str) -> (SocketAddr, oneshot::Sender<()>) {
+    let (listener, address) = listen().await;
+    let (release, released) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut request = Vec::new();
+        let closed = async {
+            while stream
+                .read_buf(&mut request)
+                .await
+                .is_ok_and(|read| read > 0)
+            {}
+        };
+        tokio::select! {
+            () = closed => {}
+            _ = released => stream.write_all(answer.as_bytes()).await.expect("open"),
+        }
+    });
+    (address, release)
+}
+
+#[tokio::test]
+async fn a_mooncake_prefill_is_not_cut_off_when_its_decode_is_answered_first() {
+    let (asked, mut decode_heads) = mpsc::channel(9);
+    let decode = says(json_answer(COMPUTED), &asked).await;
+    let (prefill, release) = says_when_released(json_answer(COMPUTED)).await;
+    let exchange = paired(PairDialect::VllmMooncake, &[prefill, decode]);
+    let selection = pair_first(&exchange);
+    let mut answer = pin!(exchange.answer(&selection));
+    let patience = 3 * PREFILL_PATIENCE;
+    assert!(
+        timeout(patience, &mut answer).await.is_err(),
+        "it waits for the prefill"
+    );
+    assert!(decode_heads.try_recv().is_ok(), "which the decode does not");
+    release.send(()).expect("its connection is open");
+    let answer = answer.await.expect("an answer").collect().await;
+    assert_eq!(answer.expect("whole").to_bytes(), COMPUTED);
+    let ends = &exchange.pool.metrics.pairs.ends;
+    assert_eq!(ends[PairEnd::Answered].get(), 1);
+}
+
+#[tokio::test]
+async fn a_mooncake_prefill_that_transfers_nothing_ends_the_decode() {
+    let stopped = COMPUTED.replace("length", "stop");
+    let (sender, _heads) = mpsc::channel(9);
+    let prefill = says(json_answer(&stopped), &sender).await;
+    let (decode, release) = says_when_released("").await;
+    let exchange = paired(PairDialect::VllmMooncake, &[prefill, decode]);
+    while exchange.pool.budget.withdraw() {}
+    let answer = exchange.answer(&pair_first(&exchange)).await;
+    assert!(answer.is_err(), "no other endpoint is left");
+    let mut release = release;
+    release.closed().await;
     let health = |index: usize| exchange.pool.upstreams[index].own_load(uptime()).health;
     assert_ne!(health(0), Health::Up, "it is ejected by one failure");
     assert_eq!(health(1), Health::Up);

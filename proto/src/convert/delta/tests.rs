@@ -3,7 +3,7 @@
 use hermes_core::{
     collection::Collection,
     policy::PoolPolicy,
-    snapshot::{ModelHolders, PendingDiscovery, Pool, PoolSpec, Role},
+    snapshot::{EngineRank, ModelHolders, PairingFacts, PendingDiscovery, Pool, PoolSpec, Role},
 };
 use proptest::prelude::*;
 use prost::Message;
@@ -19,8 +19,19 @@ fn endpoint(number: u64) -> Arc<Endpoint> {
         name: format!("ai/pod-{number}").into(),
         role: Role::Decode,
         group: number.is_multiple_of(2).then(|| "g".into()),
-        pairing: hermes_core::snapshot::PairingFacts::default(),
+        pairing: PairingFacts {
+            ranks: (!number.is_multiple_of(3)).then(|| ranks(number as u32)),
+            ..PairingFacts::default()
+        },
     })
+}
+
+fn ranks(count: u32) -> Arc<[EngineRank]> {
+    let rank = |rank| EngineRank {
+        rank,
+        engine_id: format!("engine-{rank}").into(),
+    };
+    (0..count).map(rank).collect()
 }
 
 fn model((name, (kind, listed)): (String, (u8, Vec<u64>))) -> Arc<Model> {

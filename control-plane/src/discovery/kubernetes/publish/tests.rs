@@ -39,7 +39,7 @@ impl Endpoints for Names {
             address: format!("http://pod-{name}").parse().expect("an address"),
             uid: String::new(),
             name: name.clone(),
-            role: hermes_core::snapshot::Role::Aggregate,
+            role: None,
             group: None,
             pairing: hermes_core::snapshot::PairingFacts::default(),
             kv_events: None,

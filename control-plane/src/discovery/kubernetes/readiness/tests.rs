@@ -3,12 +3,12 @@ use super::*;
 /// A time since discovery began at which nothing is doubted any more.
 const LATER: Duration = DOUBT;
 
-fn endpoint(name: &str, role: Role) -> DiscoveredEndpoint {
+fn endpoint(name: &str, role: impl Into<Option<Role>>) -> DiscoveredEndpoint {
     DiscoveredEndpoint {
         address: format!("http://{name}:8000").parse().unwrap(),
         uid: format!("uid-{name}"),
         name: format!("ai/{name}"),
-        role,
+        role: role.into(),
         group: None,
         pairing: hermes_core::snapshot::PairingFacts::default(),
         kv_events: None,

@@ -34,6 +34,7 @@ fn a_health_page_that_says_no_counts_only_while_no_request_succeeds() {
             outcome: Err(ProbeFailure::Status(503)),
             is_loading: true,
             models: None,
+            pairing: None,
         };
         scheduler.observe(&probed, now);
         scheduler.load(endpoint).health

@@ -44,7 +44,7 @@ fn a_ready_pod_is_an_endpoint() {
         address: "http://10.0.0.7:8000".parse().unwrap(),
         uid: "uid-a".to_owned(),
         name: "ai/a".to_owned(),
-        role: Role::Prefill,
+        role: Some(Role::Prefill),
         group: Some("g1".to_owned()),
         pairing: hermes_core::snapshot::PairingFacts::default(),
         kv_events: None,

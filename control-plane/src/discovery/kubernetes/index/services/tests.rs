@@ -76,7 +76,7 @@ fn a_service_and_its_slice_make_endpoints_in_either_order() {
         address: "http://10.0.0.1:8000".parse().unwrap(),
         uid: "uid-10.0.0.1".to_owned(),
         name: "ai/pod-10.0.0.1".to_owned(),
-        role: Role::Aggregate,
+        role: None,
         group: None,
         pairing: hermes_core::snapshot::PairingFacts::default(),
         kv_events: None,
@@ -270,7 +270,7 @@ fn role_and_group_come_from_the_service() {
     let endpoint = index.endpoints().endpoints.remove(0);
     assert_eq!(
         (endpoint.role, endpoint.group.as_deref()),
-        (Role::Decode, Some("g"))
+        (Some(Role::Decode), Some("g"))
     );
 
     decode["metadata"]["labels"] = json!({"hermes.ai/role": "conductor"});
