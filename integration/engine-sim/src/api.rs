@@ -10,6 +10,7 @@
 pub(crate) mod chat;
 pub(crate) mod completions;
 mod context;
+pub(crate) mod context_answer;
 mod exposition;
 pub(crate) mod fields;
 pub(crate) mod generation;

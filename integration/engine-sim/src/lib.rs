@@ -377,7 +377,12 @@ impl EngineHandle {
             model: self.config.model.clone(),
         };
         let address = (host, listens.port());
-        let pair = PairEngine::new(config, identity, address, self.config.time_scale);
+        let EngineConfig {
+            data_parallel,
+            time_scale,
+            ..
+        } = *self.config;
+        let pair = PairEngine::new(config, identity, address, (data_parallel, time_scale));
         let pair = Arc::new(pair);
         config.network.add(&pair);
         Some(pair)

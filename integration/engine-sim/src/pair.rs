@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!   vLLM's NIXL   prefill keeps the prompt ─▶ kv_transfer_params ─▶ router ─▶ decode asks for it ─┐
+//!   TensorRT-LLM  the same, by disaggregated_params                                            ──┤
 //!   SGLang        prefill enters a room                                       decode enters it ──┤
+//!   Mooncake      the same, and decode looks for the engine at the bootstrap server's /query   ──┤
 //!                    ▲                                                                            │
 //!                    └────────────────── side channel of the prefill engine ◀─────────────────────┘
 //! ```
@@ -20,7 +22,9 @@ mod network;
 mod rooms;
 mod sglang;
 mod side_channel;
+mod trtllm;
 mod violation;
+mod vllm_mooncake;
 mod vllm_nixl;
 
 use std::io;
@@ -38,6 +42,9 @@ pub use self::network::PairNetwork;
 use self::rooms::RoomSeat;
 pub(crate) use self::side_channel::serve;
 pub use self::violation::PairViolation;
+use self::vllm_mooncake::PushSeat;
+pub(crate) use self::vllm_mooncake::registered;
+use crate::journal::RecordedRequest;
 
 /// An engine's part in pairs.
 #[derive(Clone, Debug)]
@@ -57,6 +64,9 @@ pub struct PairConfig {
     pub host: Option<String>,
     /// The port of its side channel, on the address on which it listens; 0 picks a free one.
     pub port: u16,
+    /// The answers of a prefill engine end with their first token, so that nothing is left to
+    /// generate. Only TensorRT-LLM's answers state it.
+    pub ends_at_once: bool,
 }
 
 /// What an engine does for a pair.
@@ -77,6 +87,10 @@ pub enum PairProtocol {
     VllmNixl,
     /// By a bootstrap room, as SGLang.
     Sglang,
+    /// By a transfer id and a bootstrap server, as vLLM's `MooncakeConnector`.
+    VllmMooncake,
+    /// By `disaggregated_params`, as TensorRT-LLM.
+    Trtllm,
 }
 
 /// One leg, before its request is read further.
@@ -89,6 +103,10 @@ pub(crate) struct PairLeg {
     pub(crate) is_prefill: bool,
     /// Where the partner waits for the prompt.
     room: Option<RoomSeat>,
+    /// Where the partner waits for the prompt, or comes later.
+    push: Option<PushSeat>,
+    /// The id of a context leg.
+    context: Option<u64>,
 }
 
 /// A leg that cannot be served: the status of its answer.
@@ -121,6 +139,7 @@ impl PairConfig {
             lease: Duration::from_secs(30),
             host: None,
             port: 0,
+            ends_at_once: false,
         }
     }
 
@@ -142,17 +161,25 @@ impl PairConfig {
 }
 
 impl PairEngine {
-    /// Checks the request with this body, and waits for what the other engine hands over.
+    /// Checks the request, and waits for what the other engine hands over.
     ///
     /// # Errors
     /// The status of the answer, if the request cannot be served.
-    pub(crate) async fn begin(&self, body: &[u8]) -> Result<PairLeg, RefusedLeg> {
-        let fields = LegFields::of(body);
+    pub(crate) async fn begin(&self, request: &RecordedRequest) -> Result<PairLeg, RefusedLeg> {
+        let fields = LegFields::of(&request.body);
         let leg = match (self.protocol, self.role) {
             (PairProtocol::VllmNixl, PairRole::Prefill) => vllm_nixl::prefill(&fields),
             (PairProtocol::VllmNixl, PairRole::Decode) => vllm_nixl::decode(self, &fields).await,
             (PairProtocol::Sglang, PairRole::Prefill) => sglang::prefill(self, &fields).await,
             (PairProtocol::Sglang, PairRole::Decode) => sglang::decode(self, &fields).await,
+            (PairProtocol::VllmMooncake, PairRole::Prefill) => {
+                vllm_mooncake::prefill(self, &fields, request.header("x-data-parallel-rank"))
+            }
+            (PairProtocol::VllmMooncake, PairRole::Decode) => {
+                vllm_mooncake::decode(self, &fields).await
+            }
+            (PairProtocol::Trtllm, PairRole::Prefill) => trtllm::context(self, &fields),
+            (PairProtocol::Trtllm, PairRole::Decode) => trtllm::generation(self, &fields).await,
         };
         leg.map_err(|failure| self.refuse(failure))
     }
@@ -175,16 +202,38 @@ impl PairEngine {
     /// The status of the answer, if the other engine is gone.
     pub(crate) async fn hand_over(
         &self,
-        leg: &PairLeg,
+        leg: &mut PairLeg,
         prompt: ComputedPrompt,
         id: &str,
     ) -> Result<Option<String>, RefusedLeg> {
+        if let Some(seat) = &mut leg.push {
+            vllm_mooncake::push(self, seat, prompt, id);
+            return Ok(None);
+        }
+        if let Some(context) = leg.context {
+            return Ok(Some(trtllm::keep(self, context, prompt, id)));
+        }
         let Some(room) = &leg.room else {
             return Ok(Some(vllm_nixl::keep(self, prompt, id)));
         };
         let moved = sglang::hand_over(room, prompt.tokens).await;
         moved.map_err(|failure| self.refuse(failure))?;
         Ok(None)
+    }
+
+    /// Whether the answers to prefill legs have the prompt as tokens.
+    pub(crate) fn returns_tokens(&self) -> bool {
+        self.protocol == PairProtocol::Trtllm
+    }
+
+    /// Why the answer to a context leg of TensorRT-LLM ends; `None` for other legs.
+    pub(crate) fn ends_context(&self, leg: &PairLeg) -> Option<&'static str> {
+        let reason = if self.ends_at_once {
+            "stop"
+        } else {
+            "not_finished"
+        };
+        leg.context.map(|_| reason)
     }
 
     /// Counts what broke the protocol, and returns the status of its answer.

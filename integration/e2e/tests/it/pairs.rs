@@ -2,6 +2,9 @@
 //! dialect.
 
 mod failures;
+mod stated;
+mod trtllm;
+mod vllm_mooncake;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -40,6 +43,8 @@ struct PairedScene {
     keys: String,
     /// What is otherwise at the first prefill engine.
     first: FirstPrefill,
+    /// The configuration names no roles.
+    are_roles_stated: bool,
 }
 
 /// What is otherwise at the first prefill engine of a scene.
@@ -50,6 +55,8 @@ enum FirstPrefill {
     DeadSideChannel,
     /// It hands nothing over.
     NoConnector,
+    /// Its answers end with their first token.
+    EndsAtOnce,
 }
 
 impl PairedScene {
@@ -61,6 +68,7 @@ impl PairedScene {
             engine: instant(),
             keys: String::new(),
             first: FirstPrefill::Sound,
+            are_roles_stated: false,
         }
     }
 
@@ -88,6 +96,22 @@ impl PairedScene {
         Self { first, ..self }
     }
 
+    fn has_bootstrap_port(&self) -> bool {
+        let protocols = [PairProtocol::Sglang, PairProtocol::VllmMooncake];
+        let has_one = self.protocol.is_some_and(|one| protocols.contains(&one));
+        has_one && !self.are_roles_stated
+    }
+
+    /// The port at which these prefill engines are found by decode engines, if it is configured.
+    fn bootstrap_port(&self, prefills: &[EngineHandle]) -> Option<u16> {
+        let first = prefills.first().filter(|_| self.has_bootstrap_port())?;
+        match self.protocol {
+            // Its own port is that of its bootstrap server.
+            Some(PairProtocol::VllmMooncake) => Some(first.addr().port()),
+            _ => Some(first.side_channel_addr()?.port()),
+        }
+    }
+
     async fn engines(&self, role: PairRole, network: &Arc<PairNetwork>) -> Vec<EngineHandle> {
         let pair = |protocol| PairConfig::new(role, protocol, network);
         let count = self.counts[usize::from(role == PairRole::Decode)];
@@ -98,6 +122,9 @@ impl PairedScene {
                 match self.first {
                     FirstPrefill::Sound => {}
                     FirstPrefill::NoConnector => pair = None,
+                    FirstPrefill::EndsAtOnce => {
+                        pair.iter_mut().for_each(|pair| pair.ends_at_once = true);
+                    }
                     FirstPrefill::DeadSideChannel => {
                         let nothing_there = Some("127.0.0.250".to_owned());
                         pair.iter_mut()
@@ -106,12 +133,15 @@ impl PairedScene {
                 }
             }
             let mut listen = self.engine.listen;
-            if self.protocol == Some(PairProtocol::Sglang) && role == PairRole::Prefill {
+            if role == PairRole::Prefill && self.has_bootstrap_port() {
                 // All have one bootstrap port, as static endpoints have, each at an address of its
                 // own.
                 listen.set_ip(Ipv4Addr::new(127, 0, 0, 1 + index as u8).into());
-                let port = bootstrap_port(&engines).unwrap_or(0);
-                pair.iter_mut().for_each(|pair| pair.port = port);
+                let port = self.bootstrap_port(&engines).unwrap_or(0);
+                match self.protocol {
+                    Some(PairProtocol::VllmMooncake) => listen.set_port(port),
+                    _ => pair.iter_mut().for_each(|pair| pair.port = port),
+                }
             }
             let config = EngineConfig {
                 listen,
@@ -132,23 +162,30 @@ impl PairedScene {
             urls.join(", ")
         };
         let mut keys = self.keys.clone();
-        if self.dialect == "sglang"
-            && let Some(port) = bootstrap_port(&prefills)
-        {
+        if let Some(port) = self.bootstrap_port(&prefills) {
             keys = format!("{keys}, bootstrapPort: {port}");
         }
+        let dialect = self.dialect;
+        let (prefill, decode) = (urls(&prefills), urls(&decodes));
+        let endpoints = if self.are_roles_stated {
+            format!("endpoints: [{prefill}, {decode}]\n  disaggregation: {{dialect: {dialect}")
+        } else {
+            format!(
+                "disaggregation: {{dialect: {dialect}, prefill: [{prefill}], decode: [{decode}]"
+            )
+        };
         let yaml = format!(
-            "pools:\n- name: chat\n  strategy: kv-aware\n  scoreDeadline: 5s\n  disaggregation: {{dialect: {}, \
-             prefill: [{}], decode: [{}]{keys}}}\n",
-            self.dialect,
-            urls(&prefills),
-            urls(&decodes),
+            "pools:\n- name: chat\n  strategy: kv-aware\n  scoreDeadline: 5s\n  {endpoints}{keys}}}\n"
         );
         let config = Config::parse(&yaml).expect("a configuration of this test");
         let control = fleet::control_plane(ConfigSource::Value(config)).await;
         let control = control.expect("starts");
         let proxy = fleet::proxy(&[control.bound.grpc]).await.expect("starts");
         proxy.bound.readiness.ready().await;
+        if self.dialect == "vllm-mooncake" {
+            let ranks = self.engine.data_parallel as usize * prefills.len();
+            stated::ranks_are_known(&proxy, ranks).await;
+        }
         PairedFleet {
             network,
             prefills,
@@ -169,12 +206,6 @@ impl PairedFleet {
         let series = format!("hermes_pairs_total{{pool=\"chat\",outcome=\"{outcome}\"}}");
         metric(&self.proxy.admin_url(), &series).await
     }
-}
-
-/// The port at which these prefill engines are found by decode engines.
-fn bootstrap_port(prefills: &[EngineHandle]) -> Option<u16> {
-    let address = prefills.first()?.side_channel_addr()?;
-    Some(address.port())
 }
 
 /// The inference requests that an engine was sent.

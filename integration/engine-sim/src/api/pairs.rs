@@ -1,13 +1,14 @@
 //! What an engine shows of its part in pairs: `/sim/pairs`, and series at `/metrics`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::{Response, StatusCode};
 
 use super::context::EngineContext;
 use super::page::{Label, Page};
 use super::reply::{Body, detail, json};
-use crate::pair::{PairEngine, PairProtocol};
+use crate::pair::{PairEngine, PairProtocol, PairRole};
 
 /// Answers `/sim/pairs`.
 pub(crate) fn state(context: &EngineContext) -> Response<Body> {
@@ -27,6 +28,32 @@ pub(crate) fn state(context: &EngineContext) -> Response<Body> {
         "violations": violations,
     });
     json(StatusCode::OK, &state)
+}
+
+/// Answers `/query`, as the bootstrap server of a prefill engine.
+pub(crate) fn registered(context: &EngineContext) -> Response<Body> {
+    let is_asked = |pair: &&Arc<PairEngine>| {
+        pair.protocol == PairProtocol::VllmMooncake && pair.role == PairRole::Prefill
+    };
+    match context.pair.as_ref().filter(is_asked) {
+        Some(pair) => json(StatusCode::OK, &crate::pair::registered(pair)),
+        None => detail(StatusCode::NOT_FOUND, "Not Found"),
+    }
+}
+
+/// Answers `/server_info`, as far as SGLang states its part in pairs there.
+pub(crate) fn server_info(context: &EngineContext) -> Response<Body> {
+    let is_asked = |pair: &&Arc<PairEngine>| pair.protocol == PairProtocol::Sglang;
+    let Some(pair) = context.pair.as_ref().filter(is_asked) else {
+        return detail(StatusCode::NOT_FOUND, "Not Found");
+    };
+    let info = serde_json::json!({
+        "model_path": context.config.model,
+        "disaggregation_mode": pair.role,
+        "disaggregation_bootstrap_port": pair.port(),
+        "version": pair.identity.version,
+    });
+    json(StatusCode::OK, &info)
 }
 
 /// The series of an engine that has a part in pairs.

@@ -22,6 +22,10 @@ pub(crate) enum Route {
     SimFaults,
     SimHeld,
     SimPairs,
+    /// Of the bootstrap server of Mooncake's prefill engines, which is the engine's own here.
+    Query,
+    /// SGLang's.
+    ServerInfo,
 }
 
 /// Kinds of inference.
@@ -67,6 +71,8 @@ impl Route {
             "/sim/faults" => Self::SimFaults,
             "/sim/held" => Self::SimHeld,
             "/sim/pairs" => Self::SimPairs,
+            "/query" => Self::Query,
+            "/server_info" => Self::ServerInfo,
             _ => return None,
         })
     }
@@ -88,6 +94,8 @@ impl Route {
             | Self::Load
             | Self::KvEventSources
             | Self::SimPairs
+            | Self::Query
+            | Self::ServerInfo
             | Self::Metrics => "GET",
         }
     }

@@ -40,7 +40,7 @@ impl PairArgs {
         let protocol = self.protocol?;
         let config = PairConfig::new(self.role?, protocol, &Arc::default());
         let port = match protocol {
-            PairProtocol::VllmNixl => 0,
+            PairProtocol::VllmNixl | PairProtocol::VllmMooncake | PairProtocol::Trtllm => 0,
             PairProtocol::Sglang => BOOTSTRAP_PORT,
         };
         Some(PairConfig {

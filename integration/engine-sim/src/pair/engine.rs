@@ -1,6 +1,7 @@
 //! One engine's part in pairs, for one life of the engine: what it keeps, who meets at it, and what
 //! broke the protocol.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -27,9 +28,14 @@ pub(crate) struct PairEngine {
     pub(super) port: u16,
     lease: Duration,
     transfer_rate: f64,
+    /// Its data-parallel ranks.
+    pub(super) ranks: u32,
+    pub(super) ends_at_once: bool,
     /// Factor on all simulated durations.
     pub(super) scale: f64,
     kept: Mutex<KeptCaches>,
+    /// The names under which it keeps prompts for the rooms of transfers.
+    pushed: Mutex<HashMap<u64, String>>,
     keeps_more: Notify,
     waiting: AtomicUsize,
     /// Prompts that were handed over in a room.
@@ -66,13 +72,14 @@ impl PairEngine {
         config: &PairConfig,
         identity: EngineIdentity,
         address: (String, u16),
-        scale: f64,
+        (ranks, scale): (u32, f64),
     ) -> Self {
         let PairConfig {
             role,
             protocol,
             transfer_rate,
             lease,
+            ends_at_once,
             ..
         } = *config;
         let (host, port) = address;
@@ -86,12 +93,20 @@ impl PairEngine {
             port,
             lease,
             transfer_rate,
+            ranks,
+            ends_at_once,
             scale,
             kept: Mutex::default(),
+            pushed: Mutex::default(),
             keeps_more: Notify::new(),
             waiting: AtomicUsize::new(0),
             moved: AtomicU64::new(0),
         }
+    }
+
+    /// The port of its side channel, or of the engine if it has none.
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
     }
 
     /// Keeps a prompt for the time of a lease, and returns the name by which it can be taken.
@@ -100,6 +115,22 @@ impl PairEngine {
         let name = self.kept.lock().keep(prompt, request, until);
         self.keeps_more.notify_one();
         name
+    }
+
+    /// Keeps a prompt for the decode engine that is or will be in this room.
+    pub(super) fn keep_for(&self, room: u64, prompt: ComputedPrompt, request: &str) {
+        let name = self.keep(prompt, request);
+        self.pushed.lock().insert(room, name);
+    }
+
+    /// The decode engine in this room has the prompt that was kept for it, if one was.
+    pub(super) fn moved(&self, room: u64) {
+        if let Some(name) = self.pushed.lock().remove(&room) {
+            // Of one whose lease is over nothing is kept.
+            let _expired = self.kept.lock().take(&name, Instant::now());
+        } else {
+            self.moved.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Gives a kept prompt to the engine with this identity.
@@ -152,11 +183,6 @@ impl PairEngine {
         sleep(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)).await;
     }
 
-    /// Counts a prompt that was handed over in a room.
-    pub(super) fn count_moved(&self) {
-        self.moved.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// Counts a leg that waits for its partner.
     pub(super) fn wait(&self) -> WaitingLeg<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -176,6 +202,7 @@ impl PairEngine {
     /// The engine ended, and with it what it kept.
     pub(crate) fn close(&self) {
         self.kept.lock().clear();
+        self.pushed.lock().clear();
     }
 }
 

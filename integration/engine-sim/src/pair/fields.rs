@@ -18,12 +18,24 @@ pub(super) struct LegFields<'a> {
     pub(super) bootstrap_host: Option<Cow<'a, str>>,
     pub(super) bootstrap_port: Option<u16>,
     pub(super) bootstrap_room: Option<u64>,
+    #[serde(borrow)]
+    pub(super) disaggregated_params: Option<&'a RawValue>,
+    #[serde(borrow)]
+    prompt_token_ids: Option<&'a RawValue>,
+    #[serde(borrow)]
+    prompt: Option<&'a RawValue>,
 }
 
 impl<'a> LegFields<'a> {
     /// Those of a body. One that is no request has none: what is wrong with it is found later.
     pub(super) fn of(body: &'a [u8]) -> Self {
         serde_json::from_slice(body).unwrap_or_default()
+    }
+
+    /// Whether the prompt is there as tokens: as that of a completion, or beside messages.
+    pub(super) fn has_prompt_tokens(&self) -> bool {
+        let tokens = self.prompt_token_ids.or(self.prompt);
+        tokens.is_some_and(|tokens| serde_json::from_str::<Vec<u32>>(tokens.get()).is_ok())
     }
 
     /// Whether the answer is limited to one token.

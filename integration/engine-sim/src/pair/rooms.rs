@@ -43,6 +43,8 @@ pub(super) enum RoomStage {
     Moved,
     /// The decode leg left before it had that.
     Left,
+    /// The prefill leg left before the prompt was computed.
+    CutOff,
 }
 
 /// A leg's place in a room.
@@ -79,13 +81,24 @@ impl Rooms {
         }
         let seat = RoomSeat(Arc::clone(&room.stage));
         if role == PairRole::Decode {
-            seat.reach(RoomStage::Joined);
+            seat.join();
         }
         Ok(seat)
     }
 }
 
 impl RoomSeat {
+    /// The decode leg is there.
+    fn join(&self) {
+        self.0.send_if_modified(|current| {
+            let is_first = *current == RoomStage::Open;
+            if is_first {
+                *current = RoomStage::Joined;
+            }
+            is_first
+        });
+    }
+
     /// The room is at this stage, unless the decode leg has left it.
     pub(super) fn reach(&self, stage: RoomStage) {
         self.0.send_if_modified(|current| {

@@ -19,12 +19,12 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::PairRole;
 use super::engine::{EngineIdentity, PairEngine};
 use super::kept_caches::ComputedPrompt;
-use super::rooms::RoomStage;
+use super::rooms::{RoomSeat, RoomStage};
 use super::violation::PairViolation;
 use crate::transport::port::Port;
 
@@ -34,6 +34,9 @@ pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long an engine waits for the other leg of a request, as SGLang
 /// (`SGLANG_DISAGGREGATION_WAITING_TIMEOUT`), and for the end of a transfer.
 pub(super) const PARTNER_WAIT: Duration = Duration::from_secs(300);
+
+/// How long a decode leg may wait for a prefill leg that was cut off.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
 
 /// How long to wait after a failed `accept`.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -199,7 +202,7 @@ async fn enter(
         Err(violation) => return write_line(connection, &refusal(violation)).await,
     };
     let computed = tokio::select! {
-        computed = timeout(PARTNER_WAIT, seat.after(RoomStage::Joined)) => computed,
+        computed = timeout(PARTNER_WAIT, computed(engine, &seat)) => computed,
         _left = connection.read_u8() => {
             seat.reach(RoomStage::Left);
             return Ok(());
@@ -211,12 +214,23 @@ async fn enter(
     let written = write_line(connection, &SideAnswer::Tokens(tokens)).await;
     let is_complete = written.is_ok() && read_to_end_of_transfer(connection).await;
     if is_complete {
-        engine.count_moved();
+        engine.moved(room);
         seat.reach(RoomStage::Moved);
     } else {
         seat.reach(RoomStage::Left);
     }
     Ok(())
+}
+
+/// Waits for the prompt of a room that the decode leg is in. One whose prefill leg was cut off
+/// waits in vain: it is to be cut off as well.
+async fn computed(engine: &PairEngine, seat: &RoomSeat) -> RoomStage {
+    let stage = seat.after(RoomStage::Joined).await;
+    if stage == RoomStage::CutOff {
+        sleep(LEFT_ALONE).await;
+        engine.violations.count(PairViolation::LeftAlone);
+    }
+    stage
 }
 
 /// Waits for the end of a transfer. False if the decode engine left before it.

@@ -26,8 +26,14 @@ pub enum PairViolation {
     NoRoom,
     /// A request without the host of a bootstrap server, or with that of another engine.
     OtherBootstrap,
-    /// A room that another request of the same role is or was in.
+    /// A room, a transfer or a context request that another leg of the same role is or was in.
     RoomInUse,
+    /// An engine id that the bootstrap server does not list: vLLM fails, or waits for 540 s.
+    OtherEngine,
+    /// A prefill leg without a data-parallel rank that the engine has.
+    NoRank,
+    /// A decode leg that waits for a prefill leg which was cut off: vLLM waits for 480 s.
+    LeftAlone,
 }
 
 /// How often each happened at one engine.
@@ -36,7 +42,7 @@ pub(crate) struct ViolationCounts([AtomicU64; PairViolation::ALL.len()]);
 
 impl PairViolation {
     /// Every one.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::NoPrefillLeg,
         Self::IncompleteParameters,
         Self::UnknownHandoff,
@@ -48,6 +54,9 @@ impl PairViolation {
         Self::NoRoom,
         Self::OtherBootstrap,
         Self::RoomInUse,
+        Self::OtherEngine,
+        Self::NoRank,
+        Self::LeftAlone,
     ];
 
     /// Its value of the label `kind`, on the side channel too.
@@ -65,6 +74,9 @@ impl PairViolation {
             Self::NoRoom => "no_room",
             Self::OtherBootstrap => "other_bootstrap",
             Self::RoomInUse => "room_in_use",
+            Self::OtherEngine => "other_engine",
+            Self::NoRank => "no_rank",
+            Self::LeftAlone => "left_alone",
         }
     }
 
@@ -79,7 +91,7 @@ impl PairViolation {
     /// The status of the answer: what a client's mistake gets, and what an engine's failure.
     pub(crate) const fn status(self) -> u16 {
         match self {
-            Self::NoRoom | Self::OtherBootstrap => 400,
+            Self::NoRoom | Self::OtherBootstrap | Self::NoRank => 400,
             _ => 500,
         }
     }

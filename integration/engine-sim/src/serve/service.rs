@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use crate::api::EngineContext;
 use crate::api::chat::{self, ChatEvents};
 use crate::api::completions::{self, CompletionEvents};
+use crate::api::context_answer;
 use crate::api::fields::{Fields, require_json};
 use crate::api::generation::{Generation, Params};
 use crate::api::info;
@@ -112,17 +113,22 @@ impl Service {
             Some(id) => id.to_owned(),
             None => format!("{:016x}", fresh_id(self.context.started, number)),
         };
-        let leg = match self.begin_leg(request).await {
+        let mut leg = match self.begin_leg(request).await {
             Ok(leg) => leg,
             Err(status) => return Ok(injected(status, None)),
         };
         match self.start(task, request, id, &leg) {
             Ok(Running::Generation(mut generation)) => {
                 generation.span = trace::begin(request, &generation);
-                if let Err(status) = self.hand_over(&mut generation, &leg).await? {
+                if let Err(status) = self.hand_over(&mut generation, &mut leg).await? {
                     return Ok(injected(status, None));
                 }
-                self.deliver(task, generation, fuse).await
+                let answer = self.deliver(task, generation, fuse).await?;
+                let pair = self.context.pair.as_ref();
+                Ok(match pair.and_then(|pair| pair.ends_context(&leg)) {
+                    Some(reason) => context_answer::of(answer, reason).await,
+                    None => answer,
+                })
             }
             Ok(Running::Pooling(pooling, generation)) => {
                 pooling.answer(generation).await.map_err(|_| Broken)
@@ -135,7 +141,7 @@ impl Service {
     /// What a request is to the engine's pairs, if it has a part in any.
     async fn begin_leg(&self, request: &RecordedRequest) -> Result<PairLeg, RefusedLeg> {
         match &self.context.pair {
-            Some(pair) => pair.begin(&request.body).await,
+            Some(pair) => pair.begin(request).await,
             None => Ok(PairLeg::default()),
         }
     }
@@ -145,7 +151,7 @@ impl Service {
     async fn hand_over(
         &self,
         generation: &mut Generation,
-        leg: &PairLeg,
+        leg: &mut PairLeg,
     ) -> Result<Result<(), RefusedLeg>, Broken> {
         let Some(pair) = &self.context.pair else {
             return Ok(Ok(()));
@@ -212,6 +218,8 @@ impl Service {
         params.holds = leg.is_prefill;
         if leg.is_prefill {
             params.max_tokens = Some(("max_tokens", 1));
+            let pair = self.context.pair.as_ref();
+            params.return_token_ids |= pair.is_some_and(|pair| pair.returns_tokens());
         }
         Generation::start(&self.context, params, id, prompts).map(Running::Generation)
     }

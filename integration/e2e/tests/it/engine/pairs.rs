@@ -1,6 +1,9 @@
 //! Prefill and decode engines that meet over sockets, without a router: what is handed over, how
 //! long it is kept, and what is refused.
 
+mod concurrent;
+mod disaggregated;
+
 use std::sync::Arc;
 use std::time::Duration;
 

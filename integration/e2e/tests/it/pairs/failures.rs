@@ -6,18 +6,18 @@ use hermes_engine_sim::Fault;
 use super::*;
 use crate::client::eventually;
 
-const BUSY: Fault = Fault::Status {
+pub(super) const BUSY: Fault = Fault::Status {
     code: 503,
     retry_after: None,
 };
 
-const BROKEN: Fault = Fault::Status {
+pub(super) const BROKEN: Fault = Fault::Status {
     code: 500,
     retry_after: None,
 };
 
 /// Engines slow enough for a client to leave while they compute: a prompt takes some seconds.
-fn slow() -> EngineConfig {
+pub(super) fn slow() -> EngineConfig {
     EngineConfig {
         prefill_rate: 300.0,
         step_budget: 64,
@@ -25,12 +25,12 @@ fn slow() -> EngineConfig {
     }
 }
 
-fn count(engines: &[EngineHandle]) -> Vec<usize> {
+pub(super) fn count(engines: &[EngineHandle]) -> Vec<usize> {
     engines.iter().map(|engine| sent(engine).len()).collect()
 }
 
 /// Bookings of the control plane.
-async fn bookings(fleet: &PairedFleet) -> f64 {
+pub(super) async fn bookings(fleet: &PairedFleet) -> f64 {
     let control = fleet.control.as_ref().expect("it runs");
     let admin = control.bound.admin.expect("an admin port");
     let series = "hermes_control_plane_bookings{pool=\"chat\"}";
@@ -213,7 +213,7 @@ async fn both_endpoints_of_a_pair_are_booked_once_and_released() {
 }
 
 /// A client sends a request and leaves as soon as `is_time`.
-async fn leave_while(
+pub(super) async fn leave_while(
     fleet: &PairedFleet,
     what: &'static str,
     is_time: impl Fn(&PairedFleet) -> bool,

@@ -1,0 +1,169 @@
+//! Pairs of vLLM's `MooncakeConnector`.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hermes_engine_sim::Fault;
+
+use super::failures::{BROKEN, BUSY, bookings, leave_while, slow};
+use super::*;
+use crate::client::{client, eventually};
+
+impl PairedScene {
+    fn mooncake(prefills: usize, decodes: usize) -> Self {
+        let protocol = Some(PairProtocol::VllmMooncake);
+        Self::of("vllm-mooncake", protocol, [prefills, decodes])
+    }
+}
+
+async fn nothing_is_left(fleet: &PairedFleet) {
+    eventually("no leg waits and nothing is kept", || async {
+        (fleet.network.waiting(), fleet.network.kept()) == (0, 0)
+    })
+    .await;
+    assert_eq!(fleet.network.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_pair_answers_as_one_engine_does_and_transfers_what_was_prefilled() {
+    let fleet = PairedScene::mooncake(1, 1)
+        .keys("minUncachedTokens: 0")
+        .start()
+        .await;
+    texts_are_those_of_one_engine(&fleet).await;
+    nothing_is_left(&fleet).await;
+    assert_eq!(fleet.network.taken(), 4);
+    assert_eq!(fleet.pairs("answered").await, 4.0);
+    let (prefill, decode) = (sent(&fleet.prefills[0]), sent(&fleet.decodes[0]));
+    assert_eq!((prefill.len(), decode.len()), (4, 4));
+    let mut transfers = Vec::new();
+    for prefill in &prefill {
+        assert_eq!(prefill.json()["max_tokens"], 1);
+        let params = &prefill.json()["kv_transfer_params"];
+        transfers.push(params["transfer_id"].clone());
+    }
+    for decode in &decode {
+        let params = &decode.json()["kv_transfer_params"];
+        assert!(transfers.contains(&params["transfer_id"]), "{params}");
+        assert_eq!(decode.header("x-data-parallel-rank"), None);
+    }
+}
+
+#[tokio::test]
+async fn requests_go_to_every_rank_of_a_prefill_engine_and_the_clients_rank_to_none() {
+    let engine = EngineConfig {
+        data_parallel: 2,
+        ..instant()
+    };
+    let fleet = PairedScene::mooncake(1, 1).engine(engine).start().await;
+    for name in 0..12 {
+        let body = long_chat(&name.to_string(), false);
+        let request = ask(&fleet.url(), &body).header("x-data-parallel-rank", "7");
+        assert_eq!(send(request).await.status(), 200);
+    }
+    nothing_is_left(&fleet).await;
+    let ranks = sent(&fleet.prefills[0]);
+    let ranks = ranks.iter().map(|leg| leg.header("x-data-parallel-rank"));
+    let mut ranks: Vec<_> = ranks.flatten().collect();
+    assert_eq!(ranks.len(), 12);
+    ranks.sort_unstable();
+    ranks.dedup();
+    assert_eq!(ranks, ["0", "1"]);
+}
+
+#[tokio::test]
+async fn other_apis_are_split_as_well() {
+    let scene = PairedScene::mooncake(1, 1).keys("minUncachedTokens: 0");
+    let fleet = scene.start().await;
+    let prompt = "word ".repeat(1_000);
+    let messages = json!([{"role": "user", "content": prompt}]);
+    for (path, body) in [
+        (
+            "completions",
+            json!({"model": "sim", "max_tokens": 3, "prompt": prompt}),
+        ),
+        (
+            "responses",
+            json!({"model": "sim", "max_output_tokens": 3, "input": prompt}),
+        ),
+        (
+            "messages",
+            json!({"model": "sim", "max_tokens": 3, "messages": messages}),
+        ),
+    ] {
+        let request = client().post(format!("{}/v1/{path}", fleet.url()));
+        assert_eq!(send(request.json(&body)).await.status(), 200, "{path}");
+    }
+    assert_eq!(fleet.pairs("answered").await, 3.0);
+    nothing_is_left(&fleet).await;
+}
+
+#[tokio::test]
+async fn the_failure_of_a_prefill_ends_the_decode_leg_and_another_pair_answers() {
+    for fault in [BUSY, BROKEN, Fault::CloseBeforeHeaders] {
+        let fleet = PairedScene::mooncake(2, 1).start().await;
+        fleet.prefills[0].faults().set(fault);
+        for name in ["a", "b", "c"] {
+            text_of(&fleet.url(), &long_chat(name, true)).await;
+        }
+        nothing_is_left(&fleet).await;
+        assert_eq!(fleet.network.taken(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_prefilled_again_when_its_decode_engine_fails() {
+    let fleet = PairedScene::mooncake(2, 1).start().await;
+    fleet.decodes[0].faults().set_for(1, BROKEN);
+    text_of(&fleet.url(), &long_chat("again", true)).await;
+    assert_eq!(fleet.pairs("decode_failed").await, 1.0);
+    assert_eq!(fleet.network.violations(), Vec::<String>::new());
+    assert_eq!(fleet.network.taken(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_both_legs() {
+    let fleet = PairedScene::mooncake(1, 1).engine(slow()).start().await;
+    leave_while(&fleet, "the decode leg waits for its prefill", |fleet| {
+        fleet.prefills[0].stats().running == 1 && fleet.network.waiting() == 1
+    })
+    .await;
+    eventually("both legs have ended", || async {
+        fleet.prefills[0].stats().aborted == 1 && fleet.network.waiting() == 0
+    })
+    .await;
+    nothing_is_left(&fleet).await;
+    eventually("nothing is booked", || async {
+        bookings(&fleet).await == 0.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_prefill_engine_that_starts_again_is_paired_by_its_new_name() {
+    let fleet = PairedScene::mooncake(1, 1).start().await;
+    text_of(&fleet.url(), &long_chat("before", true)).await;
+    fleet.prefills[0].kill().await;
+    stated::ranks_are_known(&fleet.proxy, 0).await;
+    fleet.prefills[0].restart().await.expect("its port is free");
+    let sent_after = AtomicUsize::new(0);
+    eventually("it is paired again", || async {
+        let name = format!("after {}", sent_after.fetch_add(1, Ordering::Relaxed));
+        let text = text_of(&fleet.url(), &long_chat(&name, true)).await;
+        assert!(!text.is_empty(), "no request fails");
+        fleet.network.taken() >= 2
+    })
+    .await;
+    let violations = fleet.network.violations();
+    assert_eq!(violations, Vec::<String>::new(), "no old name is used");
+}
+
+#[tokio::test]
+async fn a_proxy_pairs_by_itself_while_the_control_plane_is_away() {
+    let mut fleet = PairedScene::mooncake(2, 2).start().await;
+    fleet.control.take().expect("it runs").stop().await;
+    for name in ["a", "b", "c"] {
+        text_of(&fleet.url(), &long_chat(name, true)).await;
+    }
+    assert_eq!(fleet.pairs("answered").await, 3.0);
+    nothing_is_left(&fleet).await;
+}

@@ -1,0 +1,194 @@
+//! vLLM's `MooncakeConnector`: both engines get their leg at once, with one transfer id. The decode
+//! engine asks the bootstrap server of the prefill engine where the engine of its leg is, and waits
+//! there. The prefill engine answers when the prompt is computed, whether the decode engine is there
+//! or not.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::engine::PairEngine;
+use super::fields::LegFields;
+use super::kept_caches::ComputedPrompt;
+use super::rooms::{RoomSeat, RoomStage};
+use super::side_channel::{self, HANDSHAKE, NoTransfer, PARTNER_WAIT, SideQuestion};
+use super::violation::PairViolation;
+use super::{LegFailure, PairLeg, PairRole};
+
+/// Largest page of a bootstrap server that is read, in bytes.
+const PAGE: u64 = 64 << 10;
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct MooncakeParams {
+    do_remote_decode: bool,
+    do_remote_prefill: bool,
+    transfer_id: Option<String>,
+    remote_bootstrap_addr: Option<String>,
+    remote_engine_id: Option<String>,
+}
+
+/// A rank, as a bootstrap server lists it.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct RegisteredRank {
+    engine_id: String,
+    /// By tensor-parallel and then by pipeline-parallel rank.
+    worker_addr: BTreeMap<u32, BTreeMap<u32, String>>,
+}
+
+/// A prefill leg until its prompt is computed: one that is dropped before is one that was cut off.
+#[derive(Debug)]
+pub(super) struct PushSeat {
+    seat: RoomSeat,
+    room: u64,
+    is_computed: bool,
+}
+
+/// What the bootstrap server of an engine answers: its ranks by number.
+pub(crate) fn registered(engine: &PairEngine) -> BTreeMap<u32, RegisteredRank> {
+    let PairEngine {
+        host, port, ranks, ..
+    } = engine;
+    let worker = format!("tcp://{host}:{port}");
+    let ranks = (0..*ranks).map(|rank| {
+        let workers = BTreeMap::from([(0, worker.clone())]);
+        let registered = RegisteredRank {
+            engine_id: format!("{}_dp{rank}", engine.identity.engine_id),
+            worker_addr: BTreeMap::from([(0, workers)]),
+        };
+        (rank, registered)
+    });
+    ranks.collect()
+}
+
+/// A request at a prefill engine, for the rank that its header names.
+pub(super) fn prefill(
+    engine: &PairEngine,
+    fields: &LegFields<'_>,
+    rank: Option<&str>,
+) -> Result<PairLeg, LegFailure> {
+    let params = params(fields)?.unwrap_or_default();
+    let asks = params.do_remote_decode && !params.do_remote_prefill;
+    if !asks || !fields.is_one_token() || fields.stream == Some(true) {
+        return Err(PairViolation::NoPrefillLeg.into());
+    }
+    let transfer = params.transfer_id;
+    let transfer = transfer.ok_or(PairViolation::IncompleteParameters)?;
+    let rank = rank.and_then(|rank| rank.parse::<u32>().ok());
+    let rank = rank.filter(|rank| *rank < engine.ranks);
+    let room = room(&transfer, rank.ok_or(PairViolation::NoRank)?);
+    let seat = engine.rooms.enter(room, PairRole::Prefill)?;
+    Ok(PairLeg {
+        is_prefill: true,
+        push: Some(PushSeat {
+            seat,
+            room,
+            is_computed: false,
+        }),
+        ..PairLeg::default()
+    })
+}
+
+/// A request at a decode engine: waits for the KV cache. Without parameters the engine computes the
+/// prompt itself.
+pub(super) async fn decode(
+    engine: &PairEngine,
+    fields: &LegFields<'_>,
+) -> Result<PairLeg, LegFailure> {
+    let Some(params) = params(fields)? else {
+        return Ok(PairLeg::default());
+    };
+    let MooncakeParams {
+        do_remote_decode: false,
+        do_remote_prefill: true,
+        transfer_id: Some(transfer),
+        remote_bootstrap_addr: Some(bootstrap),
+        remote_engine_id: Some(engine_id),
+    } = params
+    else {
+        return Err(PairViolation::IncompleteParameters.into());
+    };
+    let page = timeout(HANDSHAKE, query(&bootstrap)).await;
+    let Ok(Ok(ranks)) = page else {
+        return Err(LegFailure::PartnerGone);
+    };
+    let found = ranks.iter().find(|(_, rank)| rank.engine_id == engine_id);
+    let (rank, registered) = found.ok_or(PairViolation::OtherEngine)?;
+    let worker = registered.worker_addr.get(&0).and_then(|tp| tp.get(&0));
+    let worker = worker.and_then(|address| address.strip_prefix("tcp://"));
+    let (host, port) = worker
+        .and_then(|address| address.rsplit_once(':'))
+        .and_then(|(host, port)| Some((host, port.parse().ok()?)))
+        .ok_or(PairViolation::OtherEngine)?;
+    let question = SideQuestion::Enter {
+        room: room(&transfer, *rank),
+        by: engine.identity.clone(),
+    };
+    let waiting = engine.wait();
+    let asked = side_channel::ask(host, port, &question, PARTNER_WAIT).await;
+    drop(waiting);
+    match asked {
+        Ok(transfer) => {
+            let received = transfer.tokens;
+            engine.transfer(received).await;
+            transfer.complete().await;
+            Ok(PairLeg {
+                received,
+                ..PairLeg::default()
+            })
+        }
+        Err(NoTransfer::Refused(violation)) => Err(violation.into()),
+        Err(NoTransfer::Gone) => {
+            sleep(HANDSHAKE.mul_f64(engine.scale)).await;
+            Err(LegFailure::PartnerGone)
+        }
+    }
+}
+
+/// Keeps a prompt that is computed until the decode engine has it.
+pub(super) fn push(engine: &PairEngine, seat: &mut PushSeat, prompt: ComputedPrompt, id: &str) {
+    let tokens = prompt.tokens;
+    engine.keep_for(seat.room, prompt, id);
+    seat.is_computed = true;
+    seat.seat.reach(RoomStage::Computed(tokens));
+}
+
+impl Drop for PushSeat {
+    fn drop(&mut self) {
+        if !self.is_computed {
+            self.seat.reach(RoomStage::CutOff);
+        }
+    }
+}
+
+/// Where the legs of a transfer meet.
+fn room(transfer: &str, rank: u32) -> u64 {
+    xxh3_64_with_seed(transfer.as_bytes(), rank.into())
+}
+
+/// The ranks that a bootstrap server lists.
+async fn query(address: &str) -> io::Result<BTreeMap<u32, RegisteredRank>> {
+    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+    let authority = address.strip_prefix("http://").ok_or_else(invalid)?;
+    let mut connection = TcpStream::connect(authority).await?;
+    let request = format!("GET /query HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    connection.take(PAGE).read_to_end(&mut answer).await?;
+    let answer = String::from_utf8(answer).map_err(|_| invalid())?;
+    let (_, page) = answer.split_once("\r\n\r\n").ok_or_else(invalid)?;
+    Ok(serde_json::from_str(page)?)
+}
+
+fn params(fields: &LegFields<'_>) -> Result<Option<MooncakeParams>, LegFailure> {
+    let Some(raw) = fields.kv_transfer_params else {
+        return Ok(None);
+    };
+    let params = serde_json::from_str(raw.get());
+    params.map_err(|_| PairViolation::IncompleteParameters.into())
+}
