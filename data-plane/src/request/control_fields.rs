@@ -7,13 +7,15 @@ use super::object_scanner::ObjectScanner;
 
 /// Top-level fields that clients must not set: they can crash an engine, or make it reach other
 /// hosts.
-pub(super) const CONTROL_FIELDS: [&str; 9] = [
+pub(super) const CONTROL_FIELDS: [&str; 11] = [
     "kv_transfer_params",
     "ec_transfer_params",
     "disaggregated_params",
     "bootstrap_host",
     "bootstrap_port",
     "bootstrap_room",
+    "bootstrap_pair_key",
+    "decode_tp_size",
     "data_parallel_rank",
     "routed_dp_rank",
     "disagg_prefill_dp_rank",
@@ -40,6 +42,9 @@ pub(super) fn are_hidden_in<'a>(arguments: impl Iterator<Item = &'a [u8]>) -> bo
 pub(super) fn is_control_field(name: &[u8]) -> bool {
     CONTROL_FIELDS.iter().any(|field| field.as_bytes() == name)
 }
+
+#[cfg(test)]
+mod properties;
 
 #[cfg(test)]
 mod tests {
