@@ -32,7 +32,7 @@ fn both(bencher: Bencher<'_, '_>, dialect: PairDialect, prompt_bytes: usize) {
     let rules = DisaggregationPolicy::of(dialect);
     let endpoints = ["http://127.0.0.1:8001", "http://127.0.0.1:8002"].map(endpoint);
     let pair = endpoints.each_ref();
-    let (body, answer) = (chat(prompt_bytes), prefilled(prompt_bytes));
+    let (body, answer) = (chat(prompt_bytes), Bytes::from(prefilled(prompt_bytes)));
     bencher.bench(|| {
         let request = ("/v1/chat/completions", black_box(&body));
         leg_bodies::of(&rules, pair, request, black_box(&answer)).expect("a JSON object")

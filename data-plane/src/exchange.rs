@@ -11,6 +11,7 @@
 mod admitted_endpoint;
 mod answer;
 mod attempt;
+mod cached_tokens;
 pub(crate) mod forward;
 pub(crate) mod guard;
 mod leg;

@@ -34,6 +34,7 @@ mod vllm_nixl;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use hermes_core::{
     policy::{DisaggregationPolicy, PairDialect},
     snapshot::Endpoint,
@@ -41,7 +42,10 @@ use hermes_core::{
 use http::{HeaderName, HeaderValue};
 
 pub(crate) use self::final_answer::FinalAnswer;
-use crate::request::{api::Api, body_edit::BodyEdit};
+use crate::{
+    request::{api::Api, body_edit::BodyEdit},
+    telemetry::usage::UsageTap,
+};
 
 /// How a pair is sent one request.
 #[derive(Debug)]
@@ -100,6 +104,9 @@ pub(crate) struct Handoff {
     pub(crate) edits: LegEdits,
     /// There is a KV cache to take over. If not, the decode endpoint computes the prompt itself.
     pub(crate) is_taken: bool,
+    /// Tokens of the prompt that the prefill endpoint had in its cache, if it states them and the
+    /// decode endpoint does not: that one would report all that it took over.
+    pub(crate) cached_tokens: Option<u32>,
 }
 
 /// The two endpoints of a pair.
@@ -153,12 +160,12 @@ pub(crate) const fn carries(dialect: PairDialect, api: Api) -> bool {
 }
 
 /// What follows from the whole answer of the prefill leg.
-pub(crate) fn after_prefill(dialect: PairDialect, api: Api, answer: &[u8]) -> PrefillResult {
+pub(crate) fn after_prefill(dialect: PairDialect, api: Api, answer: &Bytes) -> PrefillResult {
     match dialect {
         PairDialect::VllmNixl => PrefillResult::HandOver(vllm_nixl::handoff(answer)),
         PairDialect::VllmMooncake => vllm_mooncake::after_prefill(api, answer),
         PairDialect::Trtllm => trtllm::after_prefill(api, answer),
-        PairDialect::SharedStorage => PrefillResult::HandOver(shared_storage::handoff()),
+        PairDialect::SharedStorage => PrefillResult::HandOver(shared_storage::handoff(answer)),
         // Nothing is read of their prefill legs.
         PairDialect::Sglang | PairDialect::LeaderHeaders | PairDialect::LlmDSidecar => {
             PrefillResult::HandOver(Handoff::default())
@@ -174,6 +181,13 @@ pub(crate) fn handover_limit(rules: &DisaggregationPolicy) -> Option<Duration> {
         }
         _ => None,
     }
+}
+
+/// Cached tokens by the usage of a prefill's answer.
+fn cached_tokens(answer: &Bytes) -> Option<u32> {
+    let mut tap = UsageTap::default();
+    tap.piece(answer);
+    tap.usage()?.cached_tokens
 }
 
 impl LegEdits {

@@ -24,7 +24,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hermes_core::{rng::SeededRng, stored_responses::ResponseLocations};
+use hermes_core::{rng::SeededRng, snapshot::PoolSpec, stored_responses::ResponseLocations};
 use hermes_runtime::{propagation, shutdown::Drain};
 use http::{HeaderValue, Request, request};
 use http_body::Body;
@@ -289,7 +289,6 @@ impl Placer {
         guard: &mut RequestGuard,
     ) -> Result<EndpointSelection, LocalReply> {
         let spec = &pool.pool.spec;
-        let rules = spec.policy.disaggregation.as_ref();
         let strategy = spec.policy.strategy.name();
         let span = guard
             .trace
@@ -304,9 +303,7 @@ impl Placer {
             request,
             id: guard.id,
             query: &query,
-            accepts_pairs: accepts_pairs
-                && rules.is_some_and(|rules| pair::carries(rules.dialect, request.api))
-                && request.may_be_split(),
+            accepts_pairs: accepts_pairs && may_be_split(request, spec),
             context,
         };
         let selection = self.selector.choose(&wanted, &mut rng).await;
@@ -319,6 +316,13 @@ impl Placer {
         }
         selection
     }
+}
+
+/// Whether endpoints of this pool may compute the prompt of a request for each other.
+fn may_be_split(request: &InferenceRequest, spec: &PoolSpec) -> bool {
+    let rules = spec.policy.disaggregation.as_ref();
+    let is_carried = rules.is_some_and(|rules| pair::carries(rules.dialect, request.api));
+    is_carried && request.may_be_split()
 }
 
 impl From<LocalReply> for Rejection {

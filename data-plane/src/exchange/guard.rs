@@ -68,13 +68,17 @@ pub(crate) struct RequestGuard {
     /// The attempt in progress, the last one that failed, or the one whose answer is relayed.
     attempt: Option<AttemptFacts>,
     attempts: u32,
-    /// Where a prefill leg was reported that has not ended, and when.
-    prefilling: Option<(EndpointId, Instant)>,
+    /// Where a prefill leg was reported that has not ended, and when. Boxed, as most requests have
+    /// none.
+    prefilling: Option<Box<(EndpointId, Instant)>>,
     /// What the answer of the attempt is, as far as it has one.
     answer: Option<AnswerClass>,
     refusals: PendingRefusals,
     rate_limits: RateLimits,
     usage: Option<TokenUsage>,
+    /// Cached tokens that the usage of the attempt's answer is to state, as a prefill endpoint has
+    /// stated them.
+    prefill_cached_tokens: Option<u32>,
     stored_response: Option<ResponseKey>,
     outcome: RequestOutcome,
     /// Admission, and the drain that waits for this request.
@@ -120,6 +124,7 @@ impl RequestGuard {
             refusals: PendingRefusals::default(),
             rate_limits: RateLimits::default(),
             usage: None,
+            prefill_cached_tokens: None,
             stored_response: None,
             outcome: RequestOutcome::Cancelled,
             held,

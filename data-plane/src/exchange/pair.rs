@@ -114,6 +114,7 @@ impl PairExchange<'_> {
         let attempt = guard.begin_leg(stage, decode.hand_over(), self.request);
         let order = self.order(&handoff.edits, &incoming);
         let order = order.map(|order| order.connecting_within(time_left));
+        guard.prefill_cached(handoff.cached_tokens);
         let (answer, again) = self.send(order, attempt).await;
         (answer, repeated || again)
     }
@@ -139,8 +140,9 @@ impl PairExchange<'_> {
         tokio::select! {
             biased;
             (prefilled, repeated) = &mut prefill => match prefilled {
-                Ok(()) => {
+                Ok(cached_tokens) => {
                     guard.prefill_answered(&facts);
+                    guard.prefill_cached(cached_tokens);
                     decode.await
                 }
                 Err(failed) => {
@@ -157,34 +159,39 @@ impl PairExchange<'_> {
                     // There are tokens, so that the prefill is over; its answer is about to come.
                     true => Instant::now() + PREFILL_PATIENCE,
                 };
-                if let Ok((Ok(()), _)) = timeout_at(until, prefill).await {
+                if let Ok((Ok(cached_tokens), _)) = timeout_at(until, prefill).await {
                     guard.prefill_answered(&facts);
+                    guard.prefill_cached(cached_tokens);
                 }
                 (answer, repeated)
             }
         }
     }
 
-    /// What came of a prefill leg that is sent at once with the decode leg, which gets nothing of
-    /// its answer.
+    /// What came of a prefill leg that is sent at once with the decode leg: the cached tokens that
+    /// its answer states, if it is read.
     async fn prefilled(
         &self,
         answer: Result<UpstreamResponse, LegError>,
         legs: &ConcurrentLegs,
-    ) -> Result<(), Result<UpstreamResponse, LegError>> {
+    ) -> Result<Option<u32>, Result<UpstreamResponse, LegError>> {
         let mut answer = match answer {
             Ok(answer) if answer.is_served() => answer,
             failed => return Err(failed),
         };
+        let mut cached_tokens = None;
         if legs.must_end {
             let whole = answer.whole().await.map_err(Err)?;
-            let result = pair::after_prefill(self.rules.dialect, self.request.api, &whole);
-            if let PrefillResult::Unusable(why) = result {
-                return Err(Err(LegError::Broken(why.to_owned())));
+            match pair::after_prefill(self.rules.dialect, self.request.api, &whole) {
+                PrefillResult::HandOver(handoff) => cached_tokens = handoff.cached_tokens,
+                PrefillResult::Final(_) => {}
+                PrefillResult::Unusable(why) => {
+                    return Err(Err(LegError::Broken(why.to_owned())));
+                }
             }
         }
         answer.recycle();
-        Ok(())
+        Ok(cached_tokens)
     }
 
     async fn through(

@@ -25,6 +25,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     answer::{event_lines::EventBorder, is_event_stream},
+    cached_tokens,
     guard::RequestGuard,
     leg::{HeldPieces, LegDeadline},
     meter::Meter,
@@ -70,6 +71,8 @@ pub(crate) struct Relay {
     truncated_event: Option<&'static str>,
     /// Whether the bytes so far end with a whole event.
     border: EventBorder,
+    /// Cached tokens that the usage is to state.
+    cached_tokens: Option<u32>,
     /// The answer is being truncated.
     ending: Option<TruncationStep>,
 }
@@ -121,6 +124,7 @@ pub(crate) fn relay(
         head.headers
             .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
+    let cached_tokens = guard.cached_tokens();
     let mut relay = Relay {
         held,
         relayed: 0,
@@ -135,6 +139,7 @@ pub(crate) fn relay(
         last_frame: Instant::now(),
         truncated_event: truncated_event(&head.headers, request.api),
         border: EventBorder::default(),
+        cached_tokens,
         ending: None,
     };
     // hyper does not poll a body that is empty by its head.
@@ -165,7 +170,7 @@ impl Relay {
         if let Some(piece) = self.held.get_mut(self.relayed) {
             let piece = std::mem::take(piece);
             self.relayed += 1;
-            self.relay_piece(&piece);
+            let piece = self.relay_piece(piece);
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if let Some(ending) = self.ending.take() {
@@ -175,13 +180,10 @@ impl Relay {
             return Poll::Ready(None);
         };
         match Pin::new(body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(bytes) = frame.data_ref() {
-                    let bytes = bytes.clone();
-                    self.relay_piece(&bytes);
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(match frame.into_data() {
+                Ok(piece) => Frame::data(self.relay_piece(piece)),
+                Err(other) => other,
+            }))),
             Poll::Ready(Some(Err(error))) => self.truncate(
                 TruncatedResponse::Broken(error),
                 RequestOutcome::Truncated,
@@ -231,16 +233,20 @@ impl Relay {
         }
     }
 
-    fn relay_piece(&mut self, bytes: &Bytes) {
+    /// The piece as the client gets it.
+    fn relay_piece(&mut self, piece: Bytes) -> Bytes {
+        let restated = |tokens| cached_tokens::restated(&piece, tokens);
+        let piece = self.cached_tokens.and_then(restated).unwrap_or(piece);
         let now = Instant::now();
         self.last_frame = now;
-        self.meter.piece(bytes, now);
+        self.meter.piece(&piece, now);
         if self.truncated_event.is_some() {
-            self.border.pass(bytes);
+            self.border.pass(&piece);
         }
         // hyper stops polling at the head's content length, so the end of the body may never be
         // polled.
         self.complete_at_end();
+        piece
     }
 
     fn complete_at_end(&mut self) {

@@ -16,7 +16,7 @@ pub fn of(
     rules: &DisaggregationPolicy,
     [prefill, decode]: [&Endpoint; 2],
     (path, body): (&str, &Bytes),
-    answer: &[u8],
+    answer: &Bytes,
 ) -> Option<[Vec<Bytes>; 2]> {
     let route = api::route(&Method::POST, path, &[] as &[&str]).ok()?;
     let body = RequestBody::from(body.clone());

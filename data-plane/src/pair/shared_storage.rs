@@ -5,7 +5,9 @@
 //! client's request, and finds the prompt there. Nothing is copied, and the store keeps what it
 //! has: the decode leg may be repeated.
 
-use super::{Handoff, LegEdits, one_token};
+use bytes::Bytes;
+
+use super::{Handoff, LegEdits, cached_tokens, one_token};
 use crate::request::api::Api;
 
 pub(super) fn prefill(api: Api) -> LegEdits {
@@ -15,9 +17,10 @@ pub(super) fn prefill(api: Api) -> LegEdits {
     }
 }
 
-pub(super) fn handoff() -> Handoff {
+pub(super) fn handoff(answer: &Bytes) -> Handoff {
     Handoff {
         is_taken: true,
+        cached_tokens: cached_tokens(answer),
         ..Handoff::default()
     }
 }

@@ -38,7 +38,9 @@ fn planned(dialect: PairDialect, api: Api) -> PairPlan {
 
 /// What the decode leg takes over.
 fn handoff(dialect: PairDialect, answer: &[u8]) -> Handoff {
-    let PrefillResult::HandOver(handoff) = after_prefill(dialect, Api::Chat, answer) else {
+    let PrefillResult::HandOver(handoff) =
+        after_prefill(dialect, Api::Chat, &Bytes::copy_from_slice(answer))
+    else {
         panic!("a decode leg follows")
     };
     handoff
@@ -118,6 +120,34 @@ fn a_prefill_without_parameters_hands_nothing_over() {
             "{answer}"
         );
     }
+}
+
+#[test]
+fn the_cached_tokens_of_a_prefill_are_stated_where_its_decode_would_report_others() {
+    let usage = r#""usage":{"prompt_tokens":288,"prompt_tokens_details":{"cached_tokens":32}}"#;
+    let cached = |dialect, params: &str| {
+        let choice = r#"{"index":0,"finish_reason":"length"}"#;
+        let answer = format!(r#"{{"choices":[{choice}],{usage},"kv_transfer_params":{params}}}"#);
+        handoff(dialect, answer.as_bytes()).cached_tokens
+    };
+    let older = PARAMS.replace(",\"remote_prefill_cached_tokens\":0", "");
+    assert_eq!(cached(PairDialect::VllmNixl, &older), Some(32));
+    assert_eq!(
+        cached(PairDialect::VllmNixl, PARAMS),
+        None,
+        "it reports them"
+    );
+    assert_eq!(
+        cached(PairDialect::VllmNixl, "null"),
+        None,
+        "it computes all"
+    );
+    assert_eq!(cached(PairDialect::SharedStorage, "null"), Some(32));
+    assert_eq!(cached(PairDialect::VllmMooncake, "null"), Some(32));
+    assert_eq!(
+        handoff(PairDialect::SharedStorage, b"{}").cached_tokens,
+        None
+    );
 }
 
 #[tokio::test]

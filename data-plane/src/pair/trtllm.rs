@@ -13,9 +13,12 @@
 //! refuses fields that its release does not have: the ids and the usage are passed on only if the
 //! context server has them.
 
+use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{FinalAnswer, Handoff, LegEdits, PrefillResult, object_fields::ObjectFields};
+use super::{
+    FinalAnswer, Handoff, LegEdits, PrefillResult, cached_tokens, object_fields::ObjectFields,
+};
 use crate::request::{api::Api, body_edit::BodyEdit};
 
 /// The field of both legs, and of the choice between them.
@@ -47,11 +50,12 @@ pub(super) fn prefill(number: u64) -> LegEdits {
     }
 }
 
-pub(super) fn after_prefill(api: Api, answer: &[u8]) -> PrefillResult {
+pub(super) fn after_prefill(api: Api, answer: &Bytes) -> PrefillResult {
     read(api, answer).unwrap_or_else(PrefillResult::Unusable)
 }
 
-fn read(api: Api, answer: &[u8]) -> Result<PrefillResult, &'static str> {
+fn read(api: Api, answer: &Bytes) -> Result<PrefillResult, &'static str> {
+    let cached_tokens = || cached_tokens(answer);
     let answer = str::from_utf8(answer).ok().and_then(ObjectFields::parse);
     let answer = answer.ok_or("the context server's answer is no JSON object")?;
     let choices = answer.get("choices").unwrap_or_default().to_owned();
@@ -72,9 +76,15 @@ fn read(api: Api, answer: &[u8]) -> Result<PrefillResult, &'static str> {
         return Err("the context server's disaggregated_params have no ids");
     }
     params.set("request_type", "\"generation_only\"");
-    if let Some(usage) = answer.get("usage").filter(|_| params.has("ctx_usage")) {
-        params.set("ctx_usage", usage);
-    }
+    // The generation server reports by it.
+    let usage = answer.get("usage").filter(|_| params.has("ctx_usage"));
+    let cached_tokens = match usage {
+        Some(usage) => {
+            params.set("ctx_usage", usage);
+            None
+        }
+        None => cached_tokens(),
+    };
     let mut edits = vec![BodyEdit::set(FIELD, &params.to_json())];
     if let Some(tokens) = answer.get(TOKENS).and_then(raw) {
         let name = if api == Api::Chat { TOKENS } else { "prompt" };
@@ -87,6 +97,7 @@ fn read(api: Api, answer: &[u8]) -> Result<PrefillResult, &'static str> {
             ..LegEdits::default()
         },
         is_taken: true,
+        cached_tokens,
     }))
 }
 

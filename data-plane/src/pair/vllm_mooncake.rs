@@ -15,13 +15,14 @@
 
 use std::num::NonZeroU16;
 
+use bytes::Bytes;
 use hermes_core::{
     address::{ServerAddress, ServerScheme},
     snapshot::{Endpoint, EngineRank},
 };
 use serde::Deserialize;
 
-use super::{ConcurrentLegs, Handoff, LegEdits, PrefillResult, one_token};
+use super::{ConcurrentLegs, Handoff, LegEdits, PrefillResult, cached_tokens, one_token};
 use crate::request::{api::Api, body_edit::BodyEdit};
 
 /// The field of both legs.
@@ -87,7 +88,8 @@ pub(super) fn legs(
     })
 }
 
-pub(super) fn after_prefill(api: Api, answer: &[u8]) -> PrefillResult {
+pub(super) fn after_prefill(api: Api, answer: &Bytes) -> PrefillResult {
+    let cached_tokens = cached_tokens(answer);
     let answer: EndedPrefill = serde_json::from_slice(answer).unwrap_or_default();
     let is_at_limit = match api {
         Api::Responses => answer.status.as_deref() == Some("incomplete"),
@@ -99,7 +101,11 @@ pub(super) fn after_prefill(api: Api, answer: &[u8]) -> PrefillResult {
         }
     };
     if is_at_limit {
-        PrefillResult::HandOver(Handoff::default())
+        PrefillResult::HandOver(Handoff {
+            is_taken: true,
+            cached_tokens,
+            ..Handoff::default()
+        })
     } else {
         PrefillResult::Unusable("the prefill did not end at its limit, and transfers nothing")
     }

@@ -9,14 +9,19 @@
 //! The prefill endpoint keeps the blocks for a lease, and frees them when they were read: later, or
 //! a second time, a decode would read what other requests wrote there.
 
+use bytes::Bytes;
+use memchr::memmem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Handoff, LegEdits, one_token};
+use super::{Handoff, LegEdits, cached_tokens, one_token};
 use crate::request::{api::Api, body_edit::BodyEdit};
 
 /// The field of both legs.
 const FIELD: &str = "kv_transfer_params";
+
+/// Of the parameters of newer releases: the decode endpoint reports this number.
+const CACHED_TOKENS: &[u8] = b"\"remote_prefill_cached_tokens\"";
 
 /// What asks a prefill endpoint to keep the KV cache for another one.
 const REMOTE_DECODE: &str = "{\"do_remote_decode\":true,\"do_remote_prefill\":false,\
@@ -38,11 +43,12 @@ pub(super) fn prefill(api: Api) -> LegEdits {
     }
 }
 
-pub(super) fn handoff(answer: &[u8]) -> Handoff {
-    let answer: Option<PrefillAnswer<'_>> = serde_json::from_slice(answer).ok();
-    let Some(params) = answer.and_then(|answer| answer.kv_transfer_params) else {
+pub(super) fn handoff(answer: &Bytes) -> Handoff {
+    let read: Option<PrefillAnswer<'_>> = serde_json::from_slice(answer).ok();
+    let Some(params) = read.and_then(|answer| answer.kv_transfer_params) else {
         return Handoff::default();
     };
+    let states_it = memmem::find(params.get().as_bytes(), CACHED_TOKENS).is_some();
     Handoff {
         edits: LegEdits {
             body: vec![BodyEdit::Set(FIELD, params.to_owned())],
@@ -50,5 +56,10 @@ pub(super) fn handoff(answer: &[u8]) -> Handoff {
             ..LegEdits::default()
         },
         is_taken: true,
+        cached_tokens: if states_it {
+            None
+        } else {
+            cached_tokens(answer)
+        },
     }
 }

@@ -88,6 +88,17 @@ impl RequestGuard {
         self.end_prefill(ReportedOutcome::Ok);
     }
 
+    /// The prefill endpoint has stated the cached tokens of the prompt: all that the decode endpoint
+    /// took over would be more.
+    pub(in crate::exchange) const fn prefill_cached(&mut self, tokens: Option<u32>) {
+        self.prefill_cached_tokens = tokens;
+    }
+
+    /// Cached tokens that the usage of the answer is to state, if others than its endpoint states.
+    pub(in crate::exchange) const fn cached_tokens(&self) -> Option<u32> {
+        self.prefill_cached_tokens
+    }
+
     /// This leg failed, and with it the attempt: the one that was sent last has no result.
     pub(in crate::exchange) fn blame(&mut self, leg: AttemptFacts) {
         if let Some(last) = self.attempt.replace(leg) {
@@ -111,9 +122,10 @@ impl RequestGuard {
 
     /// Reports the end of the prefill leg, if one is open.
     pub(super) fn end_prefill(&mut self, outcome: ReportedOutcome) {
-        let Some((endpoint, sent)) = self.prefilling.take() else {
+        let Some(prefilling) = self.prefilling.take() else {
             return;
         };
+        let (endpoint, sent) = *prefilling;
         let (leg, took) = (self.reported(LegId::PREFILL), sent.elapsed());
         let is_answered = outcome == ReportedOutcome::Ok;
         if is_answered {
@@ -138,7 +150,7 @@ impl RequestGuard {
     }
 
     fn report_prefill(&mut self, endpoint: EndpointId, uncached: u32) {
-        self.prefilling = Some((endpoint, Instant::now()));
+        self.prefilling = Some(Box::new((endpoint, Instant::now())));
         let leg = self.reported(LegId::PREFILL);
         // It is answered when the prompt is computed, streaming or not.
         let reporter = &self.sinks.reporter;
@@ -168,6 +180,7 @@ impl RequestGuard {
         let upstream = &to.endpoint.upstream;
         let span = self.trace.attempt(upstream, request, stage.name(), resend);
         self.answer = None;
+        self.prefill_cached_tokens = None;
         let (leg, sent) = (stage.leg(), Instant::now());
         let attempt = Attempt::begin(leg, to, uncached.into(), span, sent);
         self.attempt = Some(attempt.facts().clone());

@@ -330,3 +330,27 @@ async fn a_mooncake_prefill_that_transfers_nothing_ends_the_decode() {
     assert_ne!(health(0), Health::Up, "it is ejected by one failure");
     assert_eq!(health(1), Health::Up);
 }
+
+#[tokio::test]
+async fn the_usage_of_a_pair_has_the_cached_tokens_of_its_prefill() {
+    let usage = |cached: &str| {
+        format!(
+            r#"{{"choices":[{{"index":0,"text":"a","finish_reason":"length"}}],"usage":{{"prompt_tokens":1000,"prompt_tokens_details":{{"cached_tokens":{cached}}}}}}}"#
+        )
+    };
+    for dialect in [PairDialect::SharedStorage, PairDialect::VllmMooncake] {
+        let (sender, _heads) = mpsc::channel(9);
+        let prefill = says(json_answer(&usage("16")), &sender).await;
+        let decode = says(json_answer(&usage("999")), &sender).await;
+        let mut exchange = paired(dialect, &[prefill, decode]);
+        let answer = exchange.answer(&pair_first(&exchange)).await;
+        let answer = answer.expect("an answer").collect().await.expect("whole");
+        assert_eq!(answer.to_bytes(), usage("16 "), "{dialect:?}");
+        let reported = exchange.events().into_iter().find_map(|event| match event {
+            Event::Finished(finished) => finished.usage,
+            _ => None,
+        });
+        let reported = reported.expect("the usage is reported");
+        assert_eq!(reported.prompt_tokens, 1_000, "{dialect:?}");
+    }
+}

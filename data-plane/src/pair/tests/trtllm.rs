@@ -20,7 +20,11 @@ fn choice(params: &str, reason: &str) -> String {
 }
 
 fn after(api: Api, answer: &str) -> PrefillResult {
-    after_prefill(PairDialect::Trtllm, api, answer.as_bytes())
+    after_prefill(
+        PairDialect::Trtllm,
+        api,
+        &Bytes::copy_from_slice(answer.as_bytes()),
+    )
 }
 
 fn final_of(answer: &str) -> FinalAnswer {
@@ -54,6 +58,10 @@ async fn a_generation_leg_takes_over_the_parameters_and_the_tokens_of_the_prompt
             panic!("a generation leg follows");
         };
         assert!(handoff.is_taken && handoff.edits.is_for_once);
+        assert_eq!(
+            handoff.cached_tokens, None,
+            "its server reports by ctx_usage"
+        );
         edited(r#"{"prompt":"abc","stream":true}"#, &handoff.edits).await
     };
     let params = PARAMS.replace("context_only", "generation_only").replace(
@@ -77,6 +85,11 @@ async fn what_a_release_does_not_have_is_not_sent_to_it() {
     let params = r#"{"request_type":"context_only","ctx_request_id":1,"disagg_request_id":2}"#;
     let answer = answer(&choice(params, "\"length\""), "");
     let handoff = handoff(PairDialect::Trtllm, answer.as_bytes());
+    assert_eq!(
+        handoff.cached_tokens,
+        Some(2),
+        "its server would report others"
+    );
     let params = params.replace("context_only", "generation_only");
     assert_eq!(
         edited("{}", &handoff.edits).await,

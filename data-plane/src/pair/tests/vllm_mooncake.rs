@@ -88,7 +88,11 @@ fn a_prefill_whose_ranks_have_no_names_is_sent_nothing() {
 #[test]
 fn a_prefill_that_did_not_end_at_its_limit_transfers_nothing() {
     let is_usable = |api, answer: &str| {
-        let result = after_prefill(PairDialect::VllmMooncake, api, answer.as_bytes());
+        let result = after_prefill(
+            PairDialect::VllmMooncake,
+            api,
+            &Bytes::copy_from_slice(answer.as_bytes()),
+        );
         !matches!(result, PrefillResult::Unusable(_))
     };
     for (api, at_limit, other) in [

@@ -71,6 +71,35 @@ async fn requests_go_to_every_rank_of_a_prefill_engine_and_the_clients_rank_to_n
 }
 
 #[tokio::test]
+async fn the_usage_has_the_cached_tokens_of_the_prefill_engine() {
+    let scene = PairedScene::mooncake(1, 1).keys("minUncachedTokens: 0");
+    let fleet = scene.start().await;
+    let alone = Engine::start(instant()).await.expect("starts");
+    let cached = |url: String, stream: bool| async move {
+        let mut body = long_chat("cached", stream);
+        if stream {
+            body["stream_options"] = json!({"include_usage": true});
+        }
+        let answer = send(ask(&url, &body)).await.text().await.expect("whole");
+        let (_, after) = answer
+            .split_once("\"cached_tokens\":")
+            .expect("it states them");
+        let digits = after.split(|byte: char| !byte.is_ascii_digit()).next();
+        digits.expect("a number").to_owned()
+    };
+    for stream in [false, true, false] {
+        let stated = cached(fleet.url(), stream).await;
+        assert_eq!(stated, cached(alone.url(), stream).await, "{stream}");
+    }
+    assert_ne!(
+        cached(fleet.url(), true).await,
+        "0",
+        "of the second request on"
+    );
+    assert_eq!(fleet.pairs("answered").await, 4.0);
+}
+
+#[tokio::test]
 async fn other_apis_are_split_as_well() {
     let scene = PairedScene::mooncake(1, 1).keys("minUncachedTokens: 0");
     let fleet = scene.start().await;
