@@ -18,6 +18,7 @@ mod leg;
 mod meter;
 mod observers;
 mod pair;
+mod pair_times;
 mod placements;
 mod prefill_answer;
 mod rate_limits;

@@ -133,6 +133,15 @@ pub fn egress(span: &Span, incoming: &Context) -> Context {
     if goes_on { own } else { incoming.clone() }
 }
 
+/// Links `span` to another one that it follows from, and of which it is no child. Nothing happens
+/// when either is disabled.
+pub fn link(span: &Span, to: &Span) {
+    if span.is_disabled() || to.is_disabled() {
+        return;
+    }
+    span.add_link(to.context().span().span_context().clone());
+}
+
 /// `version "-" trace-id "-" parent-id "-" flags`, lowercase hexadecimal; versions after 00 may
 /// append fields.
 fn parse_traceparent(text: &str) -> Option<(TraceId, SpanId, TraceFlags)> {

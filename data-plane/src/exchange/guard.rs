@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use super::{
     attempt::{Attempt, AttemptFacts},
     observers::{self, Sinks},
+    pair_times::PairTimes,
     rate_limits::RateLimits,
     refusals::{PendingRefusals, Refusal},
     retry::{AttemptEffect, AttemptEnd, AttemptFailure},
@@ -71,6 +72,8 @@ pub(crate) struct RequestGuard {
     /// Where a prefill leg was reported that has not ended, and when. Boxed, as most requests have
     /// none.
     prefilling: Option<Box<(EndpointId, Instant)>>,
+    /// Of the last attempt, if that is one at a pair whose legs are sent here.
+    pair: Option<Box<PairTimes>>,
     /// What the answer of the attempt is, as far as it has one.
     answer: Option<AnswerClass>,
     refusals: PendingRefusals,
@@ -120,6 +123,7 @@ impl RequestGuard {
             attempt: None,
             attempts: 0,
             prefilling: None,
+            pair: None,
             answer: None,
             refusals: PendingRefusals::default(),
             rate_limits: RateLimits::default(),
@@ -311,6 +315,7 @@ impl RequestGuard {
                 .model
                 .time_to_first_token
                 .observe(ttft.as_secs_f64());
+            self.decode_leg_answered(now);
         }
         if is_first {
             // Of a leg that is sent through another endpoint nothing else shows its end.
@@ -360,6 +365,7 @@ impl RequestGuard {
             level: self.level,
             queued: self.queued,
             timeline: self.timeline,
+            pair: self.pair.as_deref(),
             ended_at: Instant::now(),
             outcome: self.outcome,
             attempt: self.attempt.as_ref(),

@@ -89,10 +89,11 @@ impl PairExchange<'_> {
             Ok(whole) => whole,
             Err(error) => return (Err(error), repeated),
         };
+        let answered = Instant::now();
         let handoff = match pair::after_prefill(self.rules.dialect, self.request.api, &whole) {
             PrefillResult::HandOver(handoff) => handoff,
             PrefillResult::Final(last) => {
-                guard.prompt_computed(&prefill);
+                guard.prompt_computed(&prefill, answered);
                 return (Ok(answer.into_final(&last, self.request)), repeated);
             }
             PrefillResult::Unusable(why) => {
@@ -105,15 +106,15 @@ impl PairExchange<'_> {
         if time_left.is_some_and(|left| left.is_zero()) {
             return (Err(LegError::Broken(TOO_LATE.to_owned())), repeated);
         }
-        guard.prefill_answered(&prefill);
+        guard.prefill_answered(&prefill, answered);
         let stage = if handoff.is_taken {
             LegStage::Decode
         } else {
             LegStage::Both
         };
-        let attempt = guard.begin_leg(stage, decode.hand_over(), self.request);
         let order = self.order(&handoff.edits, &incoming);
         let order = order.map(|order| order.connecting_within(time_left));
+        let attempt = guard.begin_leg(stage, decode.hand_over(), self.request);
         guard.prefill_cached(handoff.cached_tokens);
         let (answer, again) = self.send(order, attempt).await;
         (answer, repeated || again)
@@ -141,7 +142,7 @@ impl PairExchange<'_> {
             biased;
             (prefilled, repeated) = &mut prefill => match prefilled {
                 Ok(cached_tokens) => {
-                    guard.prefill_answered(&facts);
+                    guard.prefill_answered(&facts, Instant::now());
                     guard.prefill_cached(cached_tokens);
                     decode.await
                 }
@@ -160,7 +161,7 @@ impl PairExchange<'_> {
                     true => Instant::now() + PREFILL_PATIENCE,
                 };
                 if let Ok((Ok(cached_tokens), _)) = timeout_at(until, prefill).await {
-                    guard.prefill_answered(&facts);
+                    guard.prefill_answered(&facts, Instant::now());
                     guard.prefill_cached(cached_tokens);
                 }
                 (answer, repeated)

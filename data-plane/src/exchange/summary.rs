@@ -5,7 +5,12 @@ use std::time::Duration;
 use hermes_core::{query::Query, stored_responses::ResponseKey};
 use tokio::time::Instant;
 
-use super::{attempt::AttemptFacts, timeline::Timeline, trace::RequestTrace};
+use super::{
+    attempt::AttemptFacts,
+    pair_times::{PairTimes, TtftParts},
+    timeline::Timeline,
+    trace::RequestTrace,
+};
 use crate::{
     telemetry::{
         metrics::{AnswerClass, FallbackLevel, RequestOutcome},
@@ -25,6 +30,8 @@ pub(super) struct RequestSummary<'a> {
     /// Time in the control plane's queue.
     pub(super) queued: Duration,
     pub(super) timeline: Timeline,
+    /// Of the last attempt, if that was one at a pair.
+    pub(super) pair: Option<&'a PairTimes>,
     pub(super) ended_at: Instant,
     pub(super) outcome: RequestOutcome,
     /// The last attempt, or the one whose answer was relayed.
@@ -51,6 +58,13 @@ impl RequestSummary<'_> {
         self.usage.map_or(self.timeline.pieces(), |usage| {
             u64::from(usage.completion_tokens)
         })
+    }
+
+    /// Where the time to first token of a pair went; `None` without a pair or a token.
+    pub(super) fn ttft_parts(&self) -> Option<TtftParts> {
+        let step = self.timeline.time_per_output_token(self.output_tokens());
+        let step = step.map(Duration::from_secs_f64);
+        Some(self.pair?.parts(self.timeline.first_token()?, step))
     }
 
     /// Whether the client disconnected before anything of the answer was relayed.

@@ -43,6 +43,11 @@ impl Timeline {
         self.pieces
     }
 
+    /// When the first piece with tokens was relayed.
+    pub(super) const fn first_token(&self) -> Option<Instant> {
+        self.first_byte
+    }
+
     /// From the arrival to the first byte of the answer.
     pub(super) fn time_to_first_token(&self) -> Option<Duration> {
         self.first_byte.map(|first| first - self.arrived)

@@ -4,7 +4,7 @@
 //! function here returns a disabled span and costs a branch. Of a client's request only the model's
 //! name is an attribute; prompts, credentials and header values are not.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use hermes_core::{query::CacheSource, snapshot::Version};
 use hermes_runtime::{propagation, telemetry::TRACE_TARGET};
@@ -12,6 +12,7 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use opentelemetry::Context;
 use tracing::{Span, field::Empty, info_span};
 
+use super::pair_times::TtftParts;
 use crate::{
     choose::{EndpointSelection, SelectedEndpoint, SelectionDetails},
     endpoint::Upstream,
@@ -60,6 +61,11 @@ impl RequestTrace {
             gen_ai.usage.input_tokens = Empty,
             gen_ai.usage.output_tokens = Empty,
             gen_ai.usage.cache_read.input_tokens = Empty,
+            hermes.ttft.queue = Empty,
+            hermes.ttft.prefill = Empty,
+            hermes.ttft.handover = Empty,
+            hermes.ttft.transfer = Empty,
+            hermes.ttft.first_step = Empty,
         );
         propagation::adopt(&server, &incoming);
         Self { server, incoming }
@@ -232,6 +238,22 @@ pub(crate) fn selected(span: &Span, selection: &EndpointSelection) {
         "hermes.runner_up",
         runner_up.as_ref().map(|upstream| &*upstream.endpoint.name),
     );
+}
+
+/// Records where the time to first token of a pair went, in the server span. Times are in seconds.
+pub(super) fn ttft_parts(span: &Span, queued: Duration, parts: TtftParts) {
+    let TtftParts {
+        prefill,
+        handover,
+        transfer,
+        first_step,
+    } = parts;
+    let seconds = |part: Option<Duration>| part.map(|part| part.as_secs_f64());
+    span.record("hermes.ttft.queue", queued.as_secs_f64());
+    span.record("hermes.ttft.prefill", seconds(prefill));
+    span.record("hermes.ttft.handover", seconds(handover));
+    span.record("hermes.ttft.transfer", seconds(transfer));
+    span.record("hermes.ttft.first_step", seconds(first_step));
 }
 
 /// Records the status of an answer in the span of its attempt.

@@ -1,6 +1,7 @@
 //! The legs of a request, as its guard counts and reports them.
 
 use hermes_core::{ledger::LegId, snapshot::EndpointId};
+use hermes_runtime::propagation;
 use tokio::time::Instant;
 
 use super::RequestGuard;
@@ -10,6 +11,7 @@ use crate::{
     exchange::{
         admitted_endpoint::AdmittedEndpoint,
         attempt::{Attempt, AttemptFacts, LegStage},
+        pair_times::PairTimes,
     },
     link::report::{LegEnd, ReportedOutcome},
     request::inference_request::InferenceRequest,
@@ -71,20 +73,25 @@ impl RequestGuard {
         self.report_main(decode.upstream.endpoint.id, 0);
     }
 
-    /// The prefill leg was answered: the prompt is computed, and its endpoint has served.
-    pub(in crate::exchange) fn prefill_answered(&mut self, prefill: &AttemptFacts) {
+    /// The prefill leg was answered at that time: the prompt is computed, and its endpoint has
+    /// served.
+    pub(in crate::exchange) fn prefill_answered(&mut self, prefill: &AttemptFacts, at: Instant) {
         let metrics = &self.pool.metrics;
         metrics.endpoints.attempts[AttemptOutcome::Answered].inc();
         metrics.endpoints.answers[AnswerClass::Tokens].inc();
         prefill.upstream.succeeded(uptime());
-        self.prompt_computed(prefill);
+        self.prompt_computed(prefill, at);
     }
 
-    /// The prefill leg has computed the prompt. It is answered by what follows, or is the answer.
-    pub(in crate::exchange) fn prompt_computed(&mut self, prefill: &AttemptFacts) {
-        let took = prefill.since_sent(Instant::now());
+    /// The prefill leg has computed the prompt at that time. It is answered by what follows, or is
+    /// the answer.
+    pub(in crate::exchange) fn prompt_computed(&mut self, prefill: &AttemptFacts, at: Instant) {
+        let took = prefill.since_sent(at);
         let metrics = &self.pool.metrics.pairs;
         metrics.prefill.observe(took.as_secs_f64());
+        if let Some(pair) = &mut self.pair {
+            pair.prefill_answered(at);
+        }
         self.end_prefill(ReportedOutcome::Ok);
     }
 
@@ -97,6 +104,14 @@ impl RequestGuard {
     /// Cached tokens that the usage of the answer is to state, if others than its endpoint states.
     pub(in crate::exchange) const fn cached_tokens(&self) -> Option<u32> {
         self.prefill_cached_tokens
+    }
+
+    /// The first token of the answer came: of a pair's, if its decode leg streams, that is counted.
+    pub(super) fn decode_leg_answered(&self, first_token: Instant) {
+        let pair = self.pair.as_ref().filter(|_| !self.query.non_streaming);
+        if let Some(took) = pair.and_then(|pair| pair.decode(first_token)) {
+            self.pool.metrics.pairs.decode.observe(took.as_secs_f64());
+        }
     }
 
     /// This leg failed, and with it the attempt: the one that was sent last has no result.
@@ -183,7 +198,27 @@ impl RequestGuard {
         self.prefill_cached_tokens = None;
         let (leg, sent) = (stage.leg(), Instant::now());
         let attempt = Attempt::begin(leg, to, uncached.into(), span, sent);
+        self.time(stage, &attempt, sent);
         self.attempt = Some(attempt.facts().clone());
         attempt
+    }
+
+    /// Takes the time at which a leg was sent. The span of a decode leg follows from that of its
+    /// prefill leg, which is the attempt before it.
+    fn time(&mut self, stage: LegStage, leg: &Attempt, sent: Instant) {
+        match (stage, &mut self.pair) {
+            (LegStage::Prefill, pair) => *pair = Some(Box::new(PairTimes::starting(sent))),
+            (LegStage::Decode, Some(pair)) => {
+                pair.decode_sent(sent);
+                if let Some(handover) = pair.handover() {
+                    let metrics = &self.pool.metrics.pairs;
+                    metrics.handover.observe(handover.as_secs_f64());
+                }
+                if let Some(prefill) = &self.attempt {
+                    propagation::link(&leg.facts().span, &prefill.span);
+                }
+            }
+            (LegStage::Both | LegStage::Decode, pair) => *pair = None,
+        }
     }
 }

@@ -22,6 +22,9 @@ pub(super) fn observe(summary: &RequestSummary<'_>) {
     if let Some(ttft) = summary.timeline.time_to_first_token() {
         span.record("gen_ai.response.time_to_first_chunk", ttft.as_secs_f64());
     }
+    if let Some(parts) = summary.ttft_parts() {
+        trace::ttft_parts(span, summary.queued, parts);
+    }
     if let Some(usage) = summary.usage {
         let cached_tokens = usage.cached_tokens.unwrap_or(0);
         span.record("gen_ai.usage.input_tokens", i64::from(usage.prompt_tokens));

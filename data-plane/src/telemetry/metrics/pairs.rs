@@ -17,6 +17,16 @@ const PREFILL: Bounds = Bounds(&[
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
 ]);
 
+/// Time between two legs in the proxy, in seconds: from twenty microseconds to a busy machine.
+const HANDOVER: Bounds = Bounds(&[
+    0.000_02, 0.000_05, 0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1,
+]);
+
+/// Time of a transfer and one decode step, in seconds; a decode endpoint may queue the leg as well.
+const DECODE: Bounds = Bounds(&[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+]);
+
 label_set! {
     /// How an attempt at a pair ended.
     pub(crate) enum PairEnd {
@@ -33,6 +43,8 @@ label_set! {
 pub(super) struct PairFamilies {
     ends: Family<PairEndLabels, Counter>,
     prefill: HistogramFamily<PoolLabels>,
+    handover: HistogramFamily<PoolLabels>,
+    decode: HistogramFamily<PoolLabels>,
 }
 
 /// One pool's handles.
@@ -40,6 +52,10 @@ pub(crate) struct PairMetrics {
     pub(crate) ends: PerValue<PairEnd, Counter>,
     /// From sending the prefill leg to its answer.
     pub(crate) prefill: Histogram,
+    /// From that answer to the sending of the decode leg, where it is sent afterwards.
+    pub(crate) handover: Histogram,
+    /// From both to the first token of a stream.
+    pub(crate) decode: Histogram,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -61,6 +77,16 @@ impl PairFamilies {
                 "hermes_pair_prefill_duration_seconds",
                 "Time from sending a prefill leg to its answer",
             ),
+            handover: HANDOVER.family(
+                registry,
+                "hermes_pair_handover_duration_seconds",
+                "Time in the proxy from the last byte of a prefill leg's answer until the decode leg is ready to be sent",
+            ),
+            decode: DECODE.family(
+                registry,
+                "hermes_pair_decode_first_token_duration_seconds",
+                "Time from sending a decode leg, or from its prefill's answer if that comes later, to the first token of a streamed response: the transfer and the first step",
+            ),
         }
     }
 
@@ -71,6 +97,8 @@ impl PairFamilies {
                 series.handle(&self.ends, PairEndLabels { pool, outcome })
             }),
             prefill: series.handle(&self.prefill, PoolLabels::new(pool)),
+            handover: series.handle(&self.handover, PoolLabels::new(pool)),
+            decode: series.handle(&self.decode, PoolLabels::new(pool)),
         }
     }
 }

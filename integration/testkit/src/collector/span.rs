@@ -30,6 +30,8 @@ pub struct Span {
     /// In the order in which they came. A name that comes twice, which the specification forbids,
     /// is there twice.
     pub attributes: Vec<(String, Value)>,
+    /// The spans that it follows from, 16 digits each.
+    pub links: Vec<String>,
     /// `service.name` of the resource.
     pub service: String,
 }
@@ -113,6 +115,7 @@ impl Span {
             name,
             attributes,
             status,
+            links,
             ..
         } = span;
         Self {
@@ -125,6 +128,7 @@ impl Span {
             start: Duration::from_nanos(span.start_time_unix_nano),
             end: Duration::from_nanos(span.end_time_unix_nano),
             attributes: attributes.into_iter().map(attribute).collect(),
+            links: links.iter().map(|link| hex(&link.span_id)).collect(),
             service: service.to_owned(),
         }
     }
