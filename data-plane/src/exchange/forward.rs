@@ -96,6 +96,8 @@ impl Forwarder {
                 return Err(LocalReply::TimedOut(deadline.limit));
             }
             attempts.begin();
+            let is_followed = attempts.leave_another() && placements.len() > 0;
+            let deadline = deadline.followed(is_followed);
             guard.count_attempt(request);
             let (answer, repeated) = self
                 .attempt((request, &body), (pool, deadline), turn.placement(), guard)
@@ -214,6 +216,7 @@ impl Forwarder {
             prefill,
             decode,
             deadline,
+            prefill_deadline: deadline.of_prefill(Instant::now()),
             room: self.room(),
             connections: &self.metrics.endpoints.connections,
         })

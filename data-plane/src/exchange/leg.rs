@@ -57,6 +57,10 @@ pub(super) struct LegDeadline {
     pub(super) limit: Duration,
     /// The endpoint has all of it.
     pub(super) is_full: bool,
+    /// Another placement may be tried, should this one fail before.
+    is_followed: bool,
+    /// Time is left for that when it passes.
+    pub(super) is_share: bool,
 }
 
 /// How a leg ended, up to the beginning of its answer.
@@ -130,6 +134,31 @@ impl LegDeadline {
             at: since + limit,
             limit,
             is_full: since == now,
+            is_followed: false,
+            is_share: false,
+        }
+    }
+
+    /// That of an attempt which another placement may follow.
+    pub(super) const fn followed(self, is_followed: bool) -> Self {
+        Self {
+            is_followed,
+            ..self
+        }
+    }
+
+    /// That of the prefill leg of a pair: half of what is left, if another placement may be tried,
+    /// so that an endpoint which stalls does not use up the time of all.
+    pub(super) fn of_prefill(self, now: Instant) -> Self {
+        if !self.is_followed {
+            return self;
+        }
+        let limit = self.at.saturating_duration_since(now) / 2;
+        Self {
+            at: now + limit,
+            limit,
+            is_share: true,
+            ..self
         }
     }
 
@@ -306,6 +335,9 @@ impl LegError {
         match self {
             Self::Unreachable(_) => AttemptEnd::Unreachable,
             Self::Broken(_) => AttemptEnd::Broken,
+            Self::TimedOut(deadline) if deadline.is_share => AttemptEnd::Stalled {
+                was_full: deadline.is_full,
+            },
             Self::TimedOut(deadline) => AttemptEnd::TimedOut {
                 was_full: deadline.is_full,
             },

@@ -11,8 +11,9 @@
 //! in [`super::retry`], as for one endpoint. An attempt fails with the answer or error of one of
 //! its legs: the guard's attempt is that leg when [`PairExchange::run`] returns.
 //!
-//! Invariants: one deadline for both legs; what is handed over is sent once, within its lease; when
-//! this future is dropped, as it is when the client disconnects, both connections are.
+//! Invariants: one deadline for both legs, of which the prefill leg has a share if another placement
+//! may follow; what is handed over is sent once, within its lease; when this future is dropped, as
+//! it is when the client disconnects, both connections are.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -47,6 +48,8 @@ pub(super) struct PairExchange<'a> {
     pub(super) prefill: AdmittedEndpoint<'a>,
     pub(super) decode: AdmittedEndpoint<'a>,
     pub(super) deadline: LegDeadline,
+    /// That of the prefill leg, which leaves time for another pair.
+    pub(super) prefill_deadline: LegDeadline,
     /// A number that no other attempt has.
     pub(super) room: u64,
     pub(super) connections: &'a ConnectionMetrics,
@@ -78,6 +81,7 @@ impl PairExchange<'_> {
         let attempt = guard.begin_leg(LegStage::Prefill, self.prefill, self.request);
         let prefill = attempt.facts().clone();
         let order = self.order(edits, &incoming);
+        let order = order.map(|order| order.until(self.prefill_deadline));
         let (answer, repeated) = self.send(order, attempt).await;
         let mut answer = match answer {
             Ok(answer) if answer.is_served() => answer,
@@ -125,7 +129,7 @@ impl PairExchange<'_> {
         let incoming = guard.trace.incoming.clone();
         let order = |edits| self.order(edits, &incoming);
         let (prefill_order, decode_order) = match (order(&legs.prefill), order(&legs.decode)) {
-            (Ok(prefill), Ok(decode)) => (prefill, decode),
+            (Ok(prefill), Ok(decode)) => (prefill.until(self.prefill_deadline), decode),
             (Err(error), _) | (_, Err(error)) => return (Err(error), false),
         };
         let attempt = guard.begin_leg(LegStage::Prefill, self.prefill, self.request);

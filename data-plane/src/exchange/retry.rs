@@ -7,6 +7,7 @@
 //! | a new connection broke after the request was written, or 500, or an error in a 200 | next endpoint; suspicious |
 //! | two suspicious failures | the end: the request may be the cause |
 //! | 502, 504 | next endpoint |
+//! | a prefill leg used up its share of the time | next placement; suspicious |
 //! | 429, 503 | next endpoint; if every endpoint is overloaded, the last such answer is passed on, unless one refused the request |
 //! | a 200 that holds nothing | next endpoint, unless the pool's endpoints answer like that |
 //! | any other status | passed on, unless this endpoint is doubted: then next endpoint |
@@ -36,6 +37,9 @@ pub(super) enum AttemptEnd {
     Broken,
     /// A deadline passed. `was_full`: the endpoint had all the time that it may take.
     TimedOut { was_full: bool },
+    /// As [`Self::TimedOut`], of a leg that had a share of the time: the rest is for another
+    /// placement.
+    Stalled { was_full: bool },
 }
 
 /// What follows from the end of an attempt.
@@ -104,7 +108,7 @@ impl AttemptEnd {
         let (status, class) = match self {
             Self::TimedOut { .. } | Self::Answered(_, None) => return RetryVerdict::Final,
             Self::Unreachable => return elsewhere(false),
-            Self::Broken => return elsewhere(true),
+            Self::Broken | Self::Stalled { .. } => return elsewhere(true),
             Self::Answered(status, Some(class)) => (status.as_u16(), class),
         };
         match class {
@@ -151,12 +155,14 @@ impl AttemptEnd {
                 EndpointFailure::Reset,
                 ReportedOutcome::Failed,
             ),
-            Self::TimedOut { was_full: true } => failed(
+            Self::TimedOut { was_full: true } | Self::Stalled { was_full: true } => failed(
                 AttemptOutcome::TimedOut,
                 EndpointFailure::Timeout,
                 ReportedOutcome::TimedOut,
             ),
-            Self::TimedOut { was_full: false } | Self::Answered(_, None) => AttemptEffect::Nothing,
+            Self::TimedOut { was_full: false }
+            | Self::Stalled { was_full: false }
+            | Self::Answered(_, None) => AttemptEffect::Nothing,
             Self::Answered(status, Some(class)) => of_answer(status.as_u16(), class),
         }
     }
@@ -226,6 +232,11 @@ impl Attempts {
     /// Whether another attempt may be made, if it can be paid.
     pub(super) const fn may_continue(&self) -> bool {
         self.suspicious < MAX_SUSPICIOUS_FAILURES && self.tried < self.max
+    }
+
+    /// Whether another attempt may follow the one that was begun, should that fail suspiciously.
+    pub(super) const fn leave_another(&self) -> bool {
+        self.suspicious + 1 < MAX_SUSPICIOUS_FAILURES && self.tried < self.max
     }
 
     /// Pays for the next attempt. Every attempt after the first is paid from the retry budget.
@@ -340,6 +351,22 @@ mod tests {
     }
 
     #[test]
+    fn a_prefill_that_stalls_is_tried_elsewhere_once() {
+        let stalled = AttemptEnd::Stalled { was_full: true };
+        let verdict = stalled.verdict(RefusalContext::default());
+        assert_eq!(verdict, RetryVerdict::TryElsewhere { suspicious: true });
+        let mut attempts = Attempts::up_to(4);
+        attempts.begin();
+        assert!(attempts.leave_another());
+        attempts.failed(true);
+        attempts.begin();
+        assert!(!attempts.leave_another(), "the request may be the cause");
+        let mut last = Attempts::up_to(1);
+        last.begin();
+        assert!(!last.leave_another());
+    }
+
+    #[test]
     fn attempts_after_the_first_are_limited_and_paid() {
         let mut attempts = Attempts::up_to(2);
         assert!(attempts.may_continue() && attempts.pay(|| panic!("the first is free")));
@@ -360,6 +387,11 @@ mod tests {
             panic!("overload")
         };
         assert_eq!(busy.report, ReportedOutcome::Overloaded);
+        let stalled = AttemptEnd::Stalled { was_full: true };
+        assert_eq!(
+            stalled.effect(),
+            AttemptEnd::TimedOut { was_full: true }.effect()
+        );
         let late = AttemptEnd::TimedOut { was_full: false };
         assert_eq!(late.effect(), AttemptEffect::Nothing, "it had no full time");
         let not_implemented = answer::of_status(StatusCode::NOT_IMPLEMENTED);

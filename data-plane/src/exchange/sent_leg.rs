@@ -57,6 +57,11 @@ impl LegOrder<'_> {
         }
     }
 
+    /// By another deadline.
+    pub(super) fn until(self, deadline: LegDeadline) -> Self {
+        Self { deadline, ..self }
+    }
+
     /// Connects, sends, and waits for the head and for what determines the answer's class.
     pub(super) async fn send(
         self,

@@ -2,6 +2,7 @@
 //! dialect.
 
 mod failures;
+mod stalls;
 mod stated;
 mod trtllm;
 mod vllm_mooncake;
@@ -22,7 +23,7 @@ use hermes_engine_sim::{
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::client::{ask, json_of, metric, pieces, send};
+use crate::client::{ask, eventually, json_of, metric, pieces, send};
 
 /// Prefill and decode engines, and a router in front of them.
 struct PairedFleet {
@@ -41,6 +42,8 @@ struct PairedScene {
     engine: EngineConfig,
     /// Further keys of `disaggregation`.
     keys: String,
+    /// Further keys of the pool, a line each.
+    pool: String,
     /// What is otherwise at the first prefill engine.
     first: FirstPrefill,
     /// The configuration names no roles.
@@ -67,6 +70,7 @@ impl PairedScene {
             counts,
             engine: instant(),
             keys: String::new(),
+            pool: String::new(),
             first: FirstPrefill::Sound,
             are_roles_stated: false,
         }
@@ -84,6 +88,13 @@ impl PairedScene {
     fn keys(self, keys: &str) -> Self {
         Self {
             keys: format!(", {keys}"),
+            ..self
+        }
+    }
+
+    fn pool(self, keys: &str) -> Self {
+        Self {
+            pool: format!("  {keys}\n"),
             ..self
         }
     }
@@ -175,7 +186,8 @@ impl PairedScene {
             )
         };
         let yaml = format!(
-            "pools:\n- name: chat\n  strategy: kv-aware\n  scoreDeadline: 5s\n  {endpoints}{keys}}}\n"
+            "pools:\n- name: chat\n  strategy: kv-aware\n  scoreDeadline: 5s\n  {endpoints}{keys}}}\n{}",
+            self.pool
         );
         let config = Config::parse(&yaml).expect("a configuration of this test");
         let control = fleet::control_plane(ConfigSource::Value(config)).await;
@@ -206,6 +218,30 @@ impl PairedFleet {
         let series = format!("hermes_pairs_total{{pool=\"chat\",outcome=\"{outcome}\"}}");
         metric(&self.proxy.admin_url(), &series).await
     }
+
+    /// Nothing is booked, no leg waits, no handoff was misused, and none is left.
+    async fn is_clean(&self) {
+        eventually("nothing is booked", || async {
+            bookings(self).await == 0.0
+        })
+        .await;
+        eventually("no leg waits", || async { self.network.waiting() == 0 }).await;
+        assert_eq!(self.network.violations(), Vec::<String>::new());
+        assert_eq!(self.network.kept(), 0);
+    }
+}
+
+/// Bookings of the control plane.
+async fn bookings(fleet: &PairedFleet) -> f64 {
+    let control = fleet.control.as_ref().expect("it runs");
+    let admin = control.bound.admin.expect("an admin port");
+    let series = "hermes_control_plane_bookings{pool=\"chat\"}";
+    metric(&format!("http://{admin}"), series).await
+}
+
+/// The inference requests that each of these engines was sent.
+fn count(engines: &[EngineHandle]) -> Vec<usize> {
+    engines.iter().map(|engine| sent(engine).len()).collect()
 }
 
 /// The inference requests that an engine was sent.

@@ -4,7 +4,6 @@
 use hermes_engine_sim::Fault;
 
 use super::*;
-use crate::client::eventually;
 
 pub(super) const BUSY: Fault = Fault::Status {
     code: 503,
@@ -23,18 +22,6 @@ pub(super) fn slow() -> EngineConfig {
         step_budget: 64,
         ..EngineConfig::default()
     }
-}
-
-pub(super) fn count(engines: &[EngineHandle]) -> Vec<usize> {
-    engines.iter().map(|engine| sent(engine).len()).collect()
-}
-
-/// Bookings of the control plane.
-pub(super) async fn bookings(fleet: &PairedFleet) -> f64 {
-    let control = fleet.control.as_ref().expect("it runs");
-    let admin = control.bound.admin.expect("an admin port");
-    let series = "hermes_control_plane_bookings{pool=\"chat\"}";
-    metric(&format!("http://{admin}"), series).await
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Pairs of engines that state their part themselves.
 
 use super::*;
-use crate::client::{client, eventually};
+use crate::client::client;
 
 /// The page `/debug/snapshot` of a proxy.
 async fn snapshot(proxy: &Plane<data::DataPlane>) -> String {

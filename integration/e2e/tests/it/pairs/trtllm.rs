@@ -2,9 +2,8 @@
 
 use hermes_engine_sim::Fault;
 
-use super::failures::{BROKEN, BUSY, bookings, count, leave_while, slow};
+use super::failures::{BROKEN, BUSY, leave_while, slow};
 use super::*;
-use crate::client::eventually;
 
 impl PairedScene {
     fn trtllm(prefills: usize, decodes: usize) -> Self {

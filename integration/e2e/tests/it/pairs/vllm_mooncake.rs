@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hermes_engine_sim::Fault;
 
-use super::failures::{BROKEN, BUSY, bookings, leave_while, slow};
+use super::failures::{BROKEN, BUSY, leave_while, slow};
 use super::*;
-use crate::client::{client, eventually};
+use crate::client::client;
 
 impl PairedScene {
     fn mooncake(prefills: usize, decodes: usize) -> Self {
