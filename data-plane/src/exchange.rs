@@ -14,6 +14,7 @@ mod attempt;
 mod cached_tokens;
 pub(crate) mod forward;
 pub(crate) mod guard;
+mod leaders;
 mod leg;
 mod meter;
 mod observers;

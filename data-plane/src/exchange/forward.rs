@@ -79,7 +79,7 @@ impl Forwarder {
         while let Some(placement) = placements.next()
             && attempts.may_continue()
         {
-            let Some(turn) = PlacementTurn::take(placement, placements.clone()) else {
+            let Some(turn) = PlacementTurn::take(placement, placements.clone(), pool) else {
                 continue;
             };
             if !attempts.pay(|| pool.budget.withdraw()) {

@@ -24,13 +24,12 @@ use super::{
     admitted_endpoint::{AdmittedEndpoint, PendingLeg},
     attempt::{Attempt, LegStage},
     guard::RequestGuard,
+    leaders,
     leg::{LegDeadline, LegError},
     sent_leg::{LegOrder, LegOutcome, UpstreamResponse},
 };
 use crate::{
     choose::SelectedEndpoint,
-    clock::uptime,
-    endpoint::{EndpointAdmission, Upstream},
     pair::{self, ConcurrentLegs, LegEdits, PairEndpoints, PairEntry, PairPlan, PrefillResult},
     request::inference_request::InferenceRequest,
     telemetry::metrics::ConnectionMetrics,
@@ -207,14 +206,14 @@ impl PairExchange<'_> {
     ) -> LegOutcome {
         let (prefill, decode) = (self.prefill.endpoint, self.decode.endpoint);
         let [_no_result_is_seen, decode_leg] = [self.prefill, self.decode].map(PendingLeg::of);
-        let (upstream, admission) = match entry {
+        let entry = match entry {
             PairEntry::Decode => {
                 let entry = decode_leg.hand_over();
-                (Some(Arc::clone(entry.upstream())), entry.admission)
+                Some((Arc::clone(entry.upstream()), entry.admission))
             }
-            PairEntry::Leader => (self.leader(), EndpointAdmission::default()),
+            PairEntry::Leader => leaders::admit(self.pool, prefill.upstream.endpoint.id),
         };
-        let Some(upstream) = upstream else {
+        let Some((upstream, admission)) = entry else {
             let error = "the group of the pair has no leader";
             return (Err(LegError::Broken(error.to_owned())), false);
         };
@@ -236,23 +235,6 @@ impl PairExchange<'_> {
             Ok(order) => order.send(attempt, self.connections).await,
             Err(error) => (Err(error), false),
         }
-    }
-
-    /// The leader in the best health, and of those the one with the fewest requests.
-    fn leader(&self) -> Option<Arc<Upstream>> {
-        let RoutingPool {
-            pool,
-            picker,
-            upstreams,
-            ..
-        } = self.pool;
-        let prefill = pool.position(self.prefill.upstream().endpoint.id)?;
-        let leaders = picker.leaders(prefill).map(|leader| &upstreams[leader]);
-        let best = leaders.min_by_key(|leader| {
-            let load = leader.own_load(uptime());
-            (!load.health.takes_turns(), load.in_flight)
-        });
-        best.map(Arc::clone)
     }
 
     /// A leg with these edits.

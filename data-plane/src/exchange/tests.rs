@@ -1,5 +1,6 @@
 //! Exchanges with endpoints over real sockets.
 
+mod leaders;
 mod pairs;
 
 use std::{
@@ -18,7 +19,7 @@ use hermes_core::{
     placement::Placement,
     policy::{PoolPolicy, Strategy},
     refusals::{PeerAnswers, SecondOpinion},
-    snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Snapshot},
+    snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Role, Snapshot},
 };
 use hermes_proto::v1::{self, report::Event};
 use hermes_runtime::shutdown::Drain;
@@ -71,14 +72,22 @@ impl Exchange {
     }
 
     fn under(policy: PoolPolicy, endpoints: &[SocketAddr]) -> Self {
-        let endpoint = |(index, address): (usize, &SocketAddr)| {
+        let roles = endpoints.iter().map(|address| (Role::default(), *address));
+        Self::in_roles(policy, roles)
+    }
+
+    fn in_roles(
+        policy: PoolPolicy,
+        endpoints: impl IntoIterator<Item = (Role, SocketAddr)>,
+    ) -> Self {
+        let endpoint = |(index, (role, address)): (usize, (Role, SocketAddr))| {
             Arc::new(Endpoint {
                 id: EndpointId(index as u64),
                 name: format!("endpoint-{index}").into(),
-                role: Default::default(),
+                role,
                 group: None,
                 pairing: pairs::facts(),
-                address: ServerAddress::try_from(*address).expect("a bound port"),
+                address: ServerAddress::try_from(address).expect("a bound port"),
             })
         };
         let pool = Arc::new(Pool {
@@ -88,7 +97,7 @@ impl Exchange {
                 pending: hermes_core::snapshot::PendingDiscovery::default(),
             }),
             models: hermes_core::collection::Collection::default(),
-            endpoints: endpoints.iter().enumerate().map(endpoint).collect(),
+            endpoints: endpoints.into_iter().enumerate().map(endpoint).collect(),
         });
         let snapshot = Arc::new(Snapshot {
             pools: vec![pool].into(),
@@ -472,27 +481,4 @@ async fn a_request_on_a_connection_that_the_engine_was_just_closing_is_repeated(
         .await
         .expect("an answer");
     assert_eq!(body.collect().await.expect("whole").to_bytes(), "ok");
-}
-
-#[tokio::test]
-async fn a_pair_is_passed_over_and_the_next_endpoint_is_tried() {
-    let (first, second) = (Engine::start(true).await, Engine::start(true).await);
-    let exchange = Exchange::with(&[first.address, second.address]);
-    let [first, second] = &exchange.pool.upstreams[..] else {
-        panic!("two endpoints")
-    };
-    let pair = Placement::Pair {
-        prefill: selected(first),
-        decode: selected(second),
-    };
-    let mut selection = EndpointSelection {
-        ranked: [pair].into_iter().collect(),
-        ..EndpointSelection::default()
-    };
-    let answer = exchange.answer(&selection).await;
-    assert_eq!(answer.err(), Some(LocalReply::NoEndpoint));
-    selection.ranked.push(Placement::One(selected(first)));
-    let answer = exchange.answer(&selection).await;
-    let body = answer.expect("an answer").collect().await.expect("whole");
-    assert_eq!(body.to_bytes(), "ok");
 }

@@ -1,9 +1,9 @@
 //! The turn of one placement in the list of those that a request is tried at.
 
-use hermes_core::{load::Health, placement::Placement};
+use hermes_core::placement::Placement;
 
-use super::admitted_endpoint::AdmittedEndpoint;
-use crate::{choose::SelectedEndpoint, clock::uptime, endpoint::Upstream};
+use super::{admitted_endpoint::AdmittedEndpoint, leaders};
+use crate::{choose::SelectedEndpoint, view::RoutingPool};
 
 /// A request's turn at a placement. An endpoint that recovers admits one trial at a time; each
 /// endpoint of a pair has its own.
@@ -17,11 +17,12 @@ impl<'a> PlacementTurn<'a> {
     pub(super) fn take(
         placement: &'a Placement<SelectedEndpoint>,
         mut later: impl Iterator<Item = &'a Placement<SelectedEndpoint>>,
+        pool: &RoutingPool,
     ) -> Option<Self> {
-        let admitted = admit(placement);
+        let admitted = admit(placement, pool);
         let mut is_passed_over = || {
-            let own = tier(placement);
-            later.any(|later| tier(later) > own)
+            let own = tier(placement, pool);
+            later.any(|later| tier(later, pool) > own)
         };
         if admitted.is_none() && is_passed_over() {
             return None;
@@ -48,11 +49,18 @@ impl<'a> PlacementTurn<'a> {
     }
 }
 
-/// `None` unless all endpoints of it admit a request; if not, none does.
-fn admit(placement: &Placement<SelectedEndpoint>) -> Option<Placement<AdmittedEndpoint<'_>>> {
+/// `None` unless all endpoints of it admit a request, and some leader of a pair that needs one is
+/// up; if not, none does.
+fn admit<'a>(
+    placement: &'a Placement<SelectedEndpoint>,
+    pool: &RoutingPool,
+) -> Option<Placement<AdmittedEndpoint<'a>>> {
     match placement {
         Placement::One(endpoint) => AdmittedEndpoint::admit(endpoint).map(Placement::One),
         Placement::Pair { prefill, decode } => {
+            if leaders::best_tier(pool, prefill.upstream.endpoint.id) == Some(0) {
+                return None;
+            }
             let prefill = AdmittedEndpoint::admit(prefill)?;
             let Some(decode) = AdmittedEndpoint::admit(decode) else {
                 prefill.give_up();
@@ -74,15 +82,16 @@ fn unasked(placement: &Placement<SelectedEndpoint>) -> Placement<AdmittedEndpoin
     }
 }
 
-/// Greater for better health; of a pair, that of the worse endpoint.
-fn tier(placement: &Placement<SelectedEndpoint>) -> u8 {
-    let of = |upstream: &Upstream| match upstream.own_load(uptime()).health {
-        Health::Down => 0,
-        health if health.is_cooling() => 1,
-        Health::Warming(_) | Health::Up => 2,
-    };
+/// Greater for better health; of a pair, that of the worse endpoint, and of its group's best
+/// leader.
+fn tier(placement: &Placement<SelectedEndpoint>, pool: &RoutingPool) -> u8 {
+    let of = |endpoint: &SelectedEndpoint| leaders::tier(&endpoint.upstream);
     match placement {
-        Placement::One(endpoint) => of(&endpoint.upstream),
-        Placement::Pair { prefill, decode } => of(&prefill.upstream).min(of(&decode.upstream)),
+        Placement::One(endpoint) => of(endpoint),
+        Placement::Pair { prefill, decode } => {
+            let leader = leaders::best_tier(pool, prefill.upstream.endpoint.id);
+            let pair = of(prefill).min(of(decode));
+            leader.map_or(pair, |leader| leader.min(pair))
+        }
     }
 }

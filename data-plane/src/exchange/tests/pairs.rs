@@ -40,7 +40,11 @@ fn paired(dialect: PairDialect, endpoints: &[SocketAddr]) -> Exchange {
 
 /// As [`paired`], with what is handed over for so long.
 fn leased(dialect: PairDialect, lease: Duration, endpoints: &[SocketAddr]) -> Exchange {
-    let policy = PoolPolicy {
+    Exchange::under(policy(dialect, lease), endpoints)
+}
+
+pub(super) fn policy(dialect: PairDialect, lease: Duration) -> PoolPolicy {
+    PoolPolicy {
         strategy: Strategy::RoundRobin,
         ejection: EjectionPolicy {
             consecutive_failures: 1,
@@ -55,8 +59,7 @@ fn leased(dialect: PairDialect, lease: Duration, endpoints: &[SocketAddr]) -> Ex
             bootstrap_port: NonZeroU16::MIN,
         }),
         ..PoolPolicy::default()
-    };
-    Exchange::under(policy, endpoints)
+    }
 }
 
 /// The pair, and then the other endpoints alone.
@@ -74,7 +77,7 @@ fn pair_first(exchange: &Exchange) -> EndpointSelection {
 }
 
 /// An engine that says this, or nothing, to the head of each request, which it counts.
-async fn says(answer: &'static str, heads: &mpsc::Sender<()>) -> SocketAddr {
+pub(super) async fn says(answer: &'static str, heads: &mpsc::Sender<()>) -> SocketAddr {
     let (listener, address) = listen().await;
     let heads = heads.clone();
     tokio::spawn(async move {
@@ -353,4 +356,27 @@ async fn the_usage_of_a_pair_has_the_cached_tokens_of_its_prefill() {
         let reported = reported.expect("the usage is reported");
         assert_eq!(reported.prompt_tokens, 1_000, "{dialect:?}");
     }
+}
+
+#[tokio::test]
+async fn a_pair_is_passed_over_and_the_next_endpoint_is_tried() {
+    let (first, second) = (Engine::start(true).await, Engine::start(true).await);
+    let exchange = Exchange::with(&[first.address, second.address]);
+    let [first, second] = &exchange.pool.upstreams[..] else {
+        panic!("two endpoints")
+    };
+    let pair = Placement::Pair {
+        prefill: selected(first),
+        decode: selected(second),
+    };
+    let mut selection = EndpointSelection {
+        ranked: [pair].into_iter().collect(),
+        ..EndpointSelection::default()
+    };
+    let answer = exchange.answer(&selection).await;
+    assert_eq!(answer.err(), Some(LocalReply::NoEndpoint));
+    selection.ranked.push(Placement::One(selected(first)));
+    let answer = exchange.answer(&selection).await;
+    let body = answer.expect("an answer").collect().await.expect("whole");
+    assert_eq!(body.to_bytes(), "ok");
 }
