@@ -30,6 +30,7 @@ mod sent_leg;
 mod summary;
 mod timeline;
 pub(crate) mod trace;
+mod transfer;
 mod turn;
 mod unread_answer;
 

@@ -12,12 +12,12 @@
 //! its legs: the guard's attempt is that leg when [`PairExchange::run`] returns.
 //!
 //! Invariants: one deadline for both legs, of which the prefill leg has a share if another placement
-//! may follow; what is handed over is sent once, within its lease; when this future is dropped, as
-//! it is when the client disconnects, both connections are.
+//! may follow; what is handed over is sent once, within its lease; when
+//! this future is dropped, as it is when the client disconnects, both connections are.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use hermes_core::policy::DisaggregationPolicy;
+use hermes_core::{ejection::EndpointFailure, policy::DisaggregationPolicy};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -27,6 +27,7 @@ use super::{
     leaders,
     leg::{LegDeadline, LegError},
     sent_leg::{LegOrder, LegOutcome, UpstreamResponse},
+    transfer::Transfer,
 };
 use crate::{
     choose::SelectedEndpoint,
@@ -109,7 +110,8 @@ impl PairExchange<'_> {
         if time_left.is_some_and(|left| left.is_zero()) {
             return (Err(LegError::Broken(TOO_LATE.to_owned())), repeated);
         }
-        guard.prefill_answered(&prefill, answered);
+        let mut transfer = Transfer::begin(self.prefill, prefill);
+        transfer.answered(answered, guard);
         let stage = if handoff.is_taken {
             LegStage::Decode
         } else {
@@ -120,11 +122,16 @@ impl PairExchange<'_> {
         let attempt = guard.begin_leg(stage, decode.hand_over(), self.request);
         guard.prefill_cached(handoff.cached_tokens);
         let (answer, again) = self.send(order, attempt).await;
+        if handoff.edits.is_for_once {
+            transfer.ended(&answer, guard, self.connections).await;
+        } else {
+            transfer.served();
+        }
         (answer, repeated || again)
     }
 
     async fn at_once(&self, legs: &ConcurrentLegs, guard: &mut RequestGuard) -> LegOutcome {
-        let [prefill_leg, decode_leg] = [self.prefill, self.decode].map(PendingLeg::of);
+        let decode_leg = PendingLeg::of(self.decode);
         let incoming = guard.trace.incoming.clone();
         let order = |edits| self.order(edits, &incoming);
         let (prefill_order, decode_order) = match (order(&legs.prefill), order(&legs.decode)) {
@@ -132,26 +139,32 @@ impl PairExchange<'_> {
             (Err(error), _) | (_, Err(error)) => return (Err(error), false),
         };
         let attempt = guard.begin_leg(LegStage::Prefill, self.prefill, self.request);
-        let facts = attempt.facts().clone();
+        let mut transfer = Transfer::begin(self.prefill, attempt.facts().clone());
         let prefill = prefill_order.send(attempt, self.connections);
         let prefill = async {
             let (answer, repeated) = prefill.await;
             (self.prefilled(answer, legs).await, repeated)
         };
         let attempt = guard.begin_leg(LegStage::Decode, decode_leg.hand_over(), self.request);
+        let decode_facts = attempt.facts().clone();
         let decode = decode_order.send(attempt, self.connections);
         let (mut prefill, mut decode) = (pin!(prefill), pin!(decode));
         tokio::select! {
             biased;
             (prefilled, repeated) = &mut prefill => match prefilled {
                 Ok(cached_tokens) => {
-                    guard.prefill_answered(&facts, Instant::now());
+                    transfer.answered(Instant::now(), guard);
                     guard.prefill_cached(cached_tokens);
-                    decode.await
+                    let (answer, repeated) = decode.await;
+                    transfer.ended(&answer, guard, self.connections).await;
+                    (answer, repeated)
                 }
                 Err(failed) => {
-                    prefill_leg.hand_over();
-                    guard.blame(facts);
+                    transfer.failed(guard);
+                    if matches!(&failed, Err(LegError::TimedOut(deadline)) if deadline.is_full) {
+                        // Either endpoint waits for the other one.
+                        guard.suspect(&decode_facts, EndpointFailure::Timeout);
+                    }
                     (failed, repeated)
                 }
             },
@@ -164,9 +177,10 @@ impl PairExchange<'_> {
                     true => Instant::now() + PREFILL_PATIENCE,
                 };
                 if let Ok((Ok(cached_tokens), _)) = timeout_at(until, prefill).await {
-                    guard.prefill_answered(&facts, Instant::now());
+                    transfer.answered(Instant::now(), guard);
                     guard.prefill_cached(cached_tokens);
                 }
+                transfer.ended(&answer, guard, self.connections).await;
                 (answer, repeated)
             }
         }

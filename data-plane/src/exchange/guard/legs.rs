@@ -1,6 +1,6 @@
 //! The legs of a request, as its guard counts and reports them.
 
-use hermes_core::{ledger::LegId, snapshot::EndpointId};
+use hermes_core::{ejection::EndpointFailure, ledger::LegId, snapshot::EndpointId};
 use hermes_runtime::propagation;
 use tokio::time::Instant;
 
@@ -13,9 +13,9 @@ use crate::{
         attempt::{Attempt, AttemptFacts, LegStage},
         pair_times::PairTimes,
     },
-    link::report::{LegEnd, ReportedOutcome},
+    link::report::{FailedAttempt, LegEnd, ReportedOutcome},
     request::inference_request::InferenceRequest,
-    telemetry::metrics::{AnswerClass, AttemptOutcome, PairEnd},
+    telemetry::metrics::{AnswerClass, AttemptOutcome, EjectionReason, PairEnd},
 };
 
 impl RequestGuard {
@@ -73,13 +73,12 @@ impl RequestGuard {
         self.report_main(decode.upstream.endpoint.id, 0);
     }
 
-    /// The prefill leg was answered at that time: the prompt is computed, and its endpoint has
-    /// served.
+    /// The prefill leg was answered at that time: the prompt is computed. Whether its endpoint has
+    /// served is seen when the KV cache is used: see [`crate::exchange::transfer`].
     pub(in crate::exchange) fn prefill_answered(&mut self, prefill: &AttemptFacts, at: Instant) {
         let metrics = &self.pool.metrics;
         metrics.endpoints.attempts[AttemptOutcome::Answered].inc();
         metrics.endpoints.answers[AnswerClass::Tokens].inc();
-        prefill.upstream.succeeded(uptime());
         self.prompt_computed(prefill, at);
     }
 
@@ -119,6 +118,14 @@ impl RequestGuard {
         if let Some(last) = self.attempt.replace(leg) {
             last.give_up();
         }
+    }
+
+    /// The attempt fails, perhaps because of the endpoint of this leg, which is not the attempt's.
+    pub(in crate::exchange) fn suspect(&self, leg: &AttemptFacts, failure: EndpointFailure) {
+        if leg.upstream.failed(uptime(), failure) {
+            self.ejected(&leg.upstream, EjectionReason::Failures);
+        }
+        self.report_failed(leg, FailedAttempt::of(ReportedOutcome::Failed));
     }
 
     /// An attempt at a pair has ended, and its prefill leg with it, unless the answer is relayed.

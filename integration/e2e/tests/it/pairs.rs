@@ -1,6 +1,8 @@
 //! Requests that are split between a prefill and a decode engine, over real sockets, in each
 //! dialect.
 
+mod deaths;
+mod departures;
 mod failures;
 mod stalls;
 mod stated;
@@ -44,6 +46,8 @@ struct PairedScene {
     keys: String,
     /// Further keys of the pool, a line each.
     pool: String,
+    /// Tokens of a KV cache that are moved in a second.
+    transfer_rate: f64,
     /// What is otherwise at the first prefill engine.
     first: FirstPrefill,
     /// The configuration names no roles.
@@ -71,6 +75,7 @@ impl PairedScene {
             engine: instant(),
             keys: String::new(),
             pool: String::new(),
+            transfer_rate: 1e6,
             first: FirstPrefill::Sound,
             are_roles_stated: false,
         }
@@ -95,6 +100,13 @@ impl PairedScene {
     fn pool(self, keys: &str) -> Self {
         Self {
             pool: format!("  {keys}\n"),
+            ..self
+        }
+    }
+
+    fn transfer_rate(self, transfer_rate: f64) -> Self {
+        Self {
+            transfer_rate,
             ..self
         }
     }
@@ -124,7 +136,10 @@ impl PairedScene {
     }
 
     async fn engines(&self, role: PairRole, network: &Arc<PairNetwork>) -> Vec<EngineHandle> {
-        let pair = |protocol| PairConfig::new(role, protocol, network);
+        let pair = |protocol| PairConfig {
+            transfer_rate: self.transfer_rate,
+            ..PairConfig::new(role, protocol, network)
+        };
         let count = self.counts[usize::from(role == PairRole::Decode)];
         let mut engines = Vec::new();
         for index in 0..count {
@@ -217,6 +232,12 @@ impl PairedFleet {
     async fn pairs(&self, outcome: &str) -> f64 {
         let series = format!("hermes_pairs_total{{pool=\"chat\",outcome=\"{outcome}\"}}");
         metric(&self.proxy.admin_url(), &series).await
+    }
+
+    /// Ejections of endpoints that failed.
+    async fn ejections(&self) -> f64 {
+        let series = "hermes_endpoint_ejections_total{pool=\"chat\",reason=\"failures\"}";
+        metric(&self.proxy.admin_url(), series).await
     }
 
     /// Nothing is booked, no leg waits, no handoff was misused, and none is left.
