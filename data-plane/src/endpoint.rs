@@ -151,6 +151,11 @@ impl Upstream {
         }
     }
 
+    /// Whether no view has the endpoint any more: what chose it did so before.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.is_removed.load(Ordering::Relaxed)
+    }
+
     /// Secures connections by `tls` from now on, if the address says so: connections that were
     /// secured otherwise get no further request.
     pub(crate) fn secure_by(&self, tls: &PoolTls) {
@@ -324,7 +329,7 @@ impl Upstream {
         connection.rest();
         let mut idle = self.shard().lock();
         // Under the lock, as it is set before the list is emptied.
-        let is_kept = !self.is_removed.load(Ordering::Relaxed);
+        let is_kept = !self.is_removed();
         if is_kept && idle.len() < MAX_IDLE {
             idle.push(connection);
         }

@@ -183,6 +183,16 @@ impl RoutingView {
 // === RoutingPool ===
 
 impl RoutingPool {
+    /// Whether this endpoint serves a model; every one does if the model is not known.
+    pub(crate) fn holds(&self, model: Option<&str>, endpoint: EndpointId) -> bool {
+        let model = model.and_then(|name| self.pool.model(name));
+        match model.map(|model| &model.holders) {
+            None | Some(ModelHolders::All) => true,
+            Some(ModelHolders::Some(holders)) => holders.binary_search(&endpoint).is_ok(),
+            Some(ModelHolders::Except(others)) => others.binary_search(&endpoint).is_err(),
+        }
+    }
+
     /// Whether one endpoint alone serves this model, such as an adapter that is loaded there: no
     /// peer can say whose fault a refusal is.
     pub(crate) fn has_one_holder(&self, model: Option<&str>) -> bool {

@@ -23,8 +23,11 @@ pub(super) struct PendingLeg<'a>(AdmittedEndpoint<'a>);
 // === AdmittedEndpoint ===
 
 impl<'a> AdmittedEndpoint<'a> {
-    /// `None` when the endpoint admits no request now.
+    /// `None` when the endpoint admits no request now, or has left the pool.
     pub(super) fn admit(endpoint: &'a SelectedEndpoint) -> Option<Self> {
+        if endpoint.upstream.is_removed() {
+            return None;
+        }
         let admission = endpoint.upstream.admit(uptime())?;
         Some(Self {
             endpoint,

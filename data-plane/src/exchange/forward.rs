@@ -74,7 +74,7 @@ impl Forwarder {
             .inspect_err(|_| guard.failed(RequestOutcome::ClientError))?;
         pool.budget.deposit();
         let mut first_sent = None;
-        let order = placements::order(&selection.ranked, pool);
+        let order = placements::order(&selection.ranked, pool, request.model.as_deref());
         let mut placements = order.iter();
         while let Some(placement) = placements.next()
             && attempts.may_continue()

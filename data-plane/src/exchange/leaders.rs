@@ -13,6 +13,9 @@ use crate::{
     view::RoutingPool,
 };
 
+/// See [`tier`].
+pub(super) const BEST_TIER: u8 = 2;
+
 /// The leader that a request for a pair with this prefill endpoint is sent to: in the best health,
 /// and of those with the fewest requests, of the leaders that admit one. If none does, the best of
 /// them is sent it without being asked. `None` for a group without leaders.
@@ -42,12 +45,14 @@ pub(super) fn best_tier(pool: &RoutingPool, prefill: EndpointId) -> Option<u8> {
     })
 }
 
-/// The health of an endpoint as a number: greater is better, and 0 is down.
+/// The health of an endpoint as a number: greater is better, and 0 is down, or has left the pool
+/// since it was chosen.
 pub(super) fn tier(upstream: &Upstream) -> u8 {
     match upstream.own_load(uptime()).health {
+        _ if upstream.is_removed() => 0,
         Health::Down => 0,
         health if health.is_cooling() => 1,
-        Health::Warming(_) | Health::Up => 2,
+        Health::Warming(_) | Health::Up => BEST_TIER,
     }
 }
 

@@ -380,3 +380,74 @@ async fn a_pair_is_passed_over_and_the_next_endpoint_is_tried() {
     let body = answer.expect("an answer").collect().await.expect("whole");
     assert_eq!(body.to_bytes(), "ok");
 }
+
+/// A decode endpoint that serves whole requests, and prefill endpoints that are gone; each of these
+/// is in a pair.
+async fn without_prefills() -> (Exchange, EndpointSelection, mpsc::Receiver<()>) {
+    let (sender, heads) = mpsc::channel(9);
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+    let mut endpoints = vec![(Role::Decode, says(answer, &sender).await)];
+    for _ in 0..3 {
+        let (gone, address) = listen().await;
+        drop(gone);
+        endpoints.push((Role::Prefill, address));
+    }
+    let policy = policy(PairDialect::SharedStorage, Duration::from_secs(30));
+    let exchange = Exchange::in_roles(policy, endpoints);
+    let upstreams = &exchange.pool.upstreams;
+    let pair = |prefill| Placement::Pair {
+        prefill: selected(prefill),
+        decode: selected(&upstreams[0]),
+    };
+    let selection = EndpointSelection {
+        ranked: upstreams[1..].iter().map(pair).collect(),
+        ..EndpointSelection::default()
+    };
+    (exchange, selection, heads)
+}
+
+#[tokio::test]
+async fn the_last_attempt_is_left_to_an_endpoint_that_needs_no_prefill() {
+    let (exchange, selection, _heads) = without_prefills().await;
+    let answer = exchange.answer(&selection).await;
+    let body = answer.expect("an answer").collect().await.expect("whole");
+    assert_eq!(body.to_bytes(), "{}");
+}
+
+#[tokio::test]
+async fn endpoints_that_left_the_pool_since_they_were_chosen_cost_no_attempt() {
+    let (exchange, selection, _heads) = without_prefills().await;
+    let upstreams = &exchange.pool.upstreams;
+    upstreams[1..].iter().for_each(|prefill| prefill.remove());
+    while exchange.pool.budget.withdraw() {}
+    let answer = exchange.answer(&selection).await;
+    drop(answer.expect("the first attempt is at the decode endpoint"));
+}
+
+#[tokio::test]
+async fn a_decode_endpoint_in_every_pair_that_is_gone_is_replaced_by_another() {
+    let (sender, _heads) = mpsc::channel(9);
+    let (gone, address) = listen().await;
+    drop(gone);
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+    let mut endpoints = vec![
+        (Role::Decode, address),
+        (Role::Decode, says(answer, &sender).await),
+    ];
+    for _ in 0..3 {
+        endpoints.push((Role::Prefill, says(answer, &sender).await));
+    }
+    let policy = policy(PairDialect::SharedStorage, Duration::from_secs(30));
+    let exchange = Exchange::in_roles(policy, endpoints);
+    let upstreams = &exchange.pool.upstreams;
+    let pair = |prefill| Placement::Pair {
+        prefill: selected(prefill),
+        decode: selected(&upstreams[0]),
+    };
+    let selection = EndpointSelection {
+        ranked: upstreams[2..].iter().map(pair).collect(),
+        ..EndpointSelection::default()
+    };
+    let answer = exchange.answer(&selection).await;
+    drop(answer.expect("the other decode endpoint answers"));
+}

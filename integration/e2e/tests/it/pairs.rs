@@ -1,6 +1,8 @@
 //! Requests that are split between a prefill and a decode engine, over real sockets, in each
 //! dialect.
 
+mod changes;
+mod cluster;
 mod deaths;
 mod departures;
 mod failures;
