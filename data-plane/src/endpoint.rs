@@ -14,6 +14,7 @@ mod race;
 mod resolve;
 mod secure;
 mod stream;
+mod transfers;
 
 use std::{
     num::NonZeroUsize,
@@ -38,7 +39,7 @@ use tokio::time::Instant;
 
 use self::{
     cached_tokens::CachedTokensReporting, connect_error::EndpointConnectError,
-    dial::EndpointDialer, load::LoadCell, resolve::SystemResolver,
+    dial::EndpointDialer, load::LoadCell, resolve::SystemResolver, transfers::TransferRecord,
 };
 pub(crate) use self::{
     connection::{Connection, SendError, UpstreamBody},
@@ -84,6 +85,7 @@ pub(crate) struct UpstreamState {
     others: LoadCell,
     health: Mutex<EndpointHealth>,
     cached_tokens: CachedTokensReporting,
+    pub(crate) transfers: TransferRecord,
     /// No view has the endpoint any more: connections are not kept.
     is_removed: AtomicBool,
     /// By worker: a connection is used where its socket is polled.
@@ -119,6 +121,7 @@ impl Upstream {
             others: LoadCell::default(),
             health: Mutex::new(EndpointHealth::new(ejection)),
             cached_tokens: CachedTokensReporting::default(),
+            transfers: TransferRecord::default(),
             is_removed: AtomicBool::new(false),
             idle: (0..workers.get()).map(|_| Mutex::default()).collect(),
         };

@@ -26,7 +26,7 @@ use super::{
     placements,
     retry::{AttemptEnd, Attempts, RefusalContext, RetryVerdict},
     sent_leg::{LegOrder, LegOutcome, UpstreamResponse},
-    turn::PlacementTurn,
+    turn::{PlacementTurn, TurnRules},
 };
 use crate::{
     choose::{EndpointSelection, SelectedEndpoint},
@@ -79,7 +79,9 @@ impl Forwarder {
         while let Some(placement) = placements.next()
             && attempts.may_continue()
         {
-            let Some(turn) = PlacementTurn::take(placement, placements.clone(), pool) else {
+            let failed = guard.failed_endpoints();
+            let rules = TurnRules { pool, failed };
+            let Some(turn) = PlacementTurn::take(placement, placements.clone(), rules) else {
                 continue;
             };
             if !attempts.pay(|| pool.budget.withdraw()) {
@@ -261,6 +263,8 @@ fn final_reply(error: &LegError, tried: u32, guard: &mut RequestGuard) -> LocalR
             guard.failed(RequestOutcome::TimedOut);
             LocalReply::TimedOut(deadline.limit)
         }
-        LegError::Unreachable(_) | LegError::Broken(_) => exhausted(tried, guard),
+        LegError::Unreachable(_) | LegError::Broken(_) | LegError::PartnerLeft => {
+            exhausted(tried, guard)
+        }
     }
 }

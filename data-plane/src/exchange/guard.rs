@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use super::{
     attempt::{Attempt, AttemptFacts},
     observers::{self, Sinks},
-    pair_times::PairTimes,
+    pair_times::PairAttempt,
     rate_limits::RateLimits,
     refusals::{PendingRefusals, Refusal},
     retry::{AttemptEffect, AttemptEnd, AttemptFailure},
@@ -73,7 +73,7 @@ pub(crate) struct RequestGuard {
     /// none.
     prefilling: Option<Box<(EndpointId, Instant)>>,
     /// Of the last attempt, if that is one at a pair whose legs are sent here.
-    pair: Option<Box<PairTimes>>,
+    pair: Option<Box<PairAttempt>>,
     /// What the answer of the attempt is, as far as it has one.
     answer: Option<AnswerClass>,
     refusals: PendingRefusals,
@@ -204,6 +204,15 @@ impl RequestGuard {
             }
             (_, None) => {}
         }
+    }
+
+    /// The endpoints that ended the last attempt, if there was one: while placements are tried,
+    /// they failed.
+    pub(super) fn failed_endpoints(&self) -> [Option<EndpointId>; 2] {
+        let attempt = self.attempt.as_ref();
+        let blamed = attempt.map(|attempt| attempt.upstream.endpoint.id);
+        let doubted = self.pair.as_ref().and_then(|pair| pair.doubted);
+        [blamed, doubted]
     }
 
     /// Counts the refusals of this request: no other endpoint is asked any more.
@@ -365,7 +374,7 @@ impl RequestGuard {
             level: self.level,
             queued: self.queued,
             timeline: self.timeline,
-            pair: self.pair.as_deref(),
+            pair: self.pair.as_ref().map(|pair| &pair.times),
             ended_at: Instant::now(),
             outcome: self.outcome,
             attempt: self.attempt.as_ref(),

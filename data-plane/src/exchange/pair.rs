@@ -122,11 +122,11 @@ impl PairExchange<'_> {
         let attempt = guard.begin_leg(stage, decode.hand_over(), self.request);
         guard.prefill_cached(handoff.cached_tokens);
         let (answer, again) = self.send(order, attempt).await;
-        if handoff.edits.is_for_once {
-            transfer.ended(&answer, guard, self.connections).await;
-        } else {
+        if !handoff.edits.is_for_once {
             transfer.served();
+            return (answer, repeated || again);
         }
+        let answer = transfer.ended(answer, guard, self.connections).await;
         (answer, repeated || again)
     }
 
@@ -156,7 +156,7 @@ impl PairExchange<'_> {
                     transfer.answered(Instant::now(), guard);
                     guard.prefill_cached(cached_tokens);
                     let (answer, repeated) = decode.await;
-                    transfer.ended(&answer, guard, self.connections).await;
+                    let answer = transfer.ended(answer, guard, self.connections).await;
                     (answer, repeated)
                 }
                 Err(failed) => {
@@ -180,7 +180,7 @@ impl PairExchange<'_> {
                     transfer.answered(Instant::now(), guard);
                     guard.prefill_cached(cached_tokens);
                 }
-                transfer.ended(&answer, guard, self.connections).await;
+                let answer = transfer.ended(answer, guard, self.connections).await;
                 (answer, repeated)
             }
         }

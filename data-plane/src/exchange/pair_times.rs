@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use hermes_core::snapshot::EndpointId;
 use tokio::time::Instant;
 
 /// See the module.
@@ -21,6 +22,14 @@ pub(super) struct PairTimes {
     prefill_sent: Instant,
     prefill_answered: Option<Instant>,
     decode_sent: Option<Instant>,
+}
+
+/// An attempt at a pair whose legs are sent here.
+#[derive(Debug)]
+pub(super) struct PairAttempt {
+    pub(super) times: PairTimes,
+    /// The decode endpoint, if it may have failed and its partner is blamed.
+    pub(super) doubted: Option<EndpointId>,
 }
 
 /// The parts of a pair's time to first token, as far as they are known.

@@ -5,14 +5,15 @@
 //!
 //! | the prefill endpoint | what a 500 of the decode leg counts as |
 //! |---|---|
+//! | has left the pool, and accepts no connection | nothing: as if it had not been reached at first |
 //! | is down, or accepts no connection | its own failure; the decode leg has no result |
-//! | accepts connections | a failure of both |
+//! | accepts connections | its failure; also one of the decode endpoint, if that says anything new of it |
 //!
-//! Of two that fail together, the sound one succeeds with its other partners in between, so that
-//! only the faulty one fails several times in a row. For that a prefill endpoint has not served
-//! before its decode leg has.
+//! A prefill endpoint has served when a decode leg has used what it keeps, and not before: one of
+//! which no cache can be read fails several times in a row, and is ejected. A decode endpoint fails
+//! once with each such partner. One that is broken itself fails with partners that serve others.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hermes_core::{ejection::EndpointFailure, load::Health};
 use http::StatusCode;
@@ -61,7 +62,9 @@ impl<'a> Transfer<'a> {
 
     /// The decode leg does not depend on the prefill endpoint any more, or never did.
     pub(super) fn served(self) {
-        self.prefill.hand_over().upstream().succeeded(uptime());
+        let prefill = self.prefill.hand_over();
+        prefill.upstream().transfers.used();
+        prefill.upstream().succeeded(uptime());
     }
 
     /// The prefill leg failed, and with it the attempt.
@@ -71,36 +74,49 @@ impl<'a> Transfer<'a> {
     }
 
     /// The decode leg, which reads from the prefill endpoint, came to this. Counts what it says of
-    /// that endpoint; what it says of the decode endpoint is counted as ever.
+    /// that endpoint; what it says of the decode endpoint is counted as ever. Returns how the
+    /// attempt ended.
     pub(super) async fn ended(
         self,
-        decode: &Result<UpstreamResponse, LegError>,
+        decode: Result<UpstreamResponse, LegError>,
         guard: &mut RequestGuard,
         connections: &ConnectionMetrics,
-    ) {
-        if !may_be_of_transfer(decode) {
+    ) -> Result<UpstreamResponse, LegError> {
+        let Some(upstream) = failed_by_transfer(&decode) else {
             if self.is_answered {
                 self.served();
             }
-            return;
-        }
-        if is_gone(&self.facts.upstream, connections).await {
+            return decode;
+        };
+        let prefill = Arc::clone(&self.facts.upstream);
+        let record = &prefill.transfers;
+        let says_new = upstream.transfers.failed(prefill.endpoint.id, record);
+        if is_gone(&prefill, connections).await {
             self.failed(guard);
-        } else {
+            if prefill.is_removed() {
+                decode.into_iter().for_each(UpstreamResponse::recycle);
+                return Err(LegError::PartnerLeft);
+            }
+        } else if says_new {
             self.prefill.hand_over();
             guard.suspect(&self.facts, EndpointFailure::Status(500));
+        } else {
+            self.prefill.hand_over();
+            guard.blame_prefill(self.facts);
         }
+        decode
     }
 }
 
-/// Whether a decode leg may have ended so because it could not read the KV cache.
-fn may_be_of_transfer(decode: &Result<UpstreamResponse, LegError>) -> bool {
-    let Ok(answer) = decode else { return false };
-    match answer.class.known() {
-        Some(AnswerClass::ErrorEvent) => true,
-        Some(AnswerClass::EngineError) => answer.head.status == StatusCode::INTERNAL_SERVER_ERROR,
+/// The decode endpoint, if its leg may have ended so because it could not read the KV cache.
+fn failed_by_transfer(decode: &Result<UpstreamResponse, LegError>) -> Option<&Upstream> {
+    let answer = decode.as_ref().ok()?;
+    let is_failure = match answer.class.known()? {
+        AnswerClass::ErrorEvent => true,
+        AnswerClass::EngineError => answer.head.status == StatusCode::INTERNAL_SERVER_ERROR,
         _ => false,
-    }
+    };
+    is_failure.then(|| &**answer.attempt.upstream())
 }
 
 /// Whether no request can be sent to an endpoint.

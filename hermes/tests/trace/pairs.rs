@@ -59,8 +59,8 @@ async fn both_legs_of_a_pair_are_siblings_and_the_decode_follows_the_prefill() {
         [&server.span_id, &server.span_id]
     );
     assert!(first.start < second.start, "{spans:#?}");
-    let followed = [&first.span_id];
-    assert!(second.links.iter().eq(followed), "{second:#?}");
+    assert_eq!(second.links.len(), 1, "{second:#?}");
+    assert_eq!(second.links[0], first.span_id, "it follows from it");
     assert!(first.links.is_empty(), "{first:#?}");
     for (engine, leg) in [(&prefill, first), (&decode, second)] {
         let parent = format!("00-{}-{}-01", trace_id(1), leg.span_id);

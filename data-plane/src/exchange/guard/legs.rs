@@ -11,7 +11,7 @@ use crate::{
     exchange::{
         admitted_endpoint::AdmittedEndpoint,
         attempt::{Attempt, AttemptFacts, LegStage},
-        pair_times::PairTimes,
+        pair_times::{PairAttempt, PairTimes},
     },
     link::report::{FailedAttempt, LegEnd, ReportedOutcome},
     request::inference_request::InferenceRequest,
@@ -89,7 +89,7 @@ impl RequestGuard {
         let metrics = &self.pool.metrics.pairs;
         metrics.prefill.observe(took.as_secs_f64());
         if let Some(pair) = &mut self.pair {
-            pair.prefill_answered(at);
+            pair.times.prefill_answered(at);
         }
         self.end_prefill(ReportedOutcome::Ok);
     }
@@ -108,9 +108,21 @@ impl RequestGuard {
     /// The first token of the answer came: of a pair's, if its decode leg streams, that is counted.
     pub(super) fn decode_leg_answered(&self, first_token: Instant) {
         let pair = self.pair.as_ref().filter(|_| !self.query.non_streaming);
-        if let Some(took) = pair.and_then(|pair| pair.decode(first_token)) {
+        if let Some(took) = pair.and_then(|pair| pair.times.decode(first_token)) {
             self.pool.metrics.pairs.decode.observe(took.as_secs_f64());
         }
+    }
+
+    /// The prefill leg failed, and perhaps the decode leg that was sent last, which is not blamed.
+    pub(in crate::exchange) fn blame_prefill(&mut self, prefill: AttemptFacts) {
+        let decode = self
+            .attempt
+            .as_ref()
+            .map(|decode| decode.upstream.endpoint.id);
+        if let Some(pair) = &mut self.pair {
+            pair.doubted = decode;
+        }
+        self.blame(prefill);
     }
 
     /// This leg failed, and with it the attempt: the one that was sent last has no result.
@@ -214,10 +226,15 @@ impl RequestGuard {
     /// prefill leg, which is the attempt before it.
     fn time(&mut self, stage: LegStage, leg: &Attempt, sent: Instant) {
         match (stage, &mut self.pair) {
-            (LegStage::Prefill, pair) => *pair = Some(Box::new(PairTimes::starting(sent))),
+            (LegStage::Prefill, pair) => {
+                *pair = Some(Box::new(PairAttempt {
+                    times: PairTimes::starting(sent),
+                    doubted: None,
+                }));
+            }
             (LegStage::Decode, Some(pair)) => {
-                pair.decode_sent(sent);
-                if let Some(handover) = pair.handover() {
+                pair.times.decode_sent(sent);
+                if let Some(handover) = pair.times.handover() {
                     let metrics = &self.pool.metrics.pairs;
                     metrics.handover.observe(handover.as_secs_f64());
                 }

@@ -6,6 +6,7 @@ mod cluster;
 mod deaths;
 mod departures;
 mod failures;
+mod prompts;
 mod stalls;
 mod stated;
 mod trtllm;
@@ -46,6 +47,9 @@ struct PairedScene {
     engine: EngineConfig,
     /// Further keys of `disaggregation`.
     keys: String,
+    /// By costs, so that once transfers are learned, engines that are fast enough serve alone; other
+    /// strategies split every long prompt.
+    strategy: &'static str,
     /// Further keys of the pool, a line each.
     pool: String,
     /// Tokens of a KV cache that are moved in a second.
@@ -76,6 +80,7 @@ impl PairedScene {
             counts,
             engine: instant(),
             keys: String::new(),
+            strategy: "kv-aware",
             pool: String::new(),
             transfer_rate: 1e6,
             first: FirstPrefill::Sound,
@@ -99,9 +104,13 @@ impl PairedScene {
         }
     }
 
+    fn strategy(self, strategy: &'static str) -> Self {
+        Self { strategy, ..self }
+    }
+
     fn pool(self, keys: &str) -> Self {
         Self {
-            pool: format!("  {keys}\n"),
+            pool: format!("{}  {keys}\n", self.pool),
             ..self
         }
     }
@@ -203,8 +212,8 @@ impl PairedScene {
             )
         };
         let yaml = format!(
-            "pools:\n- name: chat\n  strategy: kv-aware\n  scoreDeadline: 5s\n  {endpoints}{keys}}}\n{}",
-            self.pool
+            "pools:\n- name: chat\n  strategy: {}\n  scoreDeadline: 5s\n  {endpoints}{keys}}}\n{}",
+            self.strategy, self.pool
         );
         let config = Config::parse(&yaml).expect("a configuration of this test");
         let control = fleet::control_plane(ConfigSource::Value(config)).await;

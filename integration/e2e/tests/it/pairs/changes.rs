@@ -9,16 +9,6 @@ use super::{
 const OLD: &str = "0.31.0";
 const NEW: &str = "0.32.0";
 
-/// Waits until the proxy has answered this many more requests by pairs.
-async fn pairs_answer(cluster: &PairedCluster, more: f64) {
-    let series = "hermes_pairs_total{pool=\"chat\",outcome=\"answered\"}";
-    let url = cluster.proxy.admin_url();
-    let answered = || metric(&url, series);
-    let enough = answered().await + more;
-    let answered = &answered;
-    eventually("pairs answer", || async move { answered().await >= enough }).await;
-}
-
 /// The versions of both endpoints of each handoff that reached a decode engine.
 fn paired_versions(cluster: &PairedCluster) -> Vec<[&'static str; 2]> {
     let decodes = cluster.pods.iter().filter(|pod| pod.role == "decode");
@@ -30,7 +20,7 @@ fn paired_versions(cluster: &PairedCluster) -> Vec<[&'static str; 2]> {
         });
         let of = |port: u64| {
             let mut pods = cluster.pods.iter();
-            let prefill = pods.find(|pod| u64::from(pod.engine.addr().port()) == port);
+            let prefill = pods.find(|pod| pod.side_channel.map(u64::from) == Some(port));
             prefill.expect("a prefill engine").version
         };
         ports.map(|port| [of(port), version]).collect::<Vec<_>>()
@@ -47,9 +37,9 @@ async fn a_rolling_upgrade_of_both_sides_pairs_no_old_engine_with_a_new_one() {
     let crowd = Crowd::gather(&cluster.url(), 4);
     for role in ["prefill", "decode", "decode", "prefill"] {
         cluster.add(role, NEW).await;
-        pairs_answer(&cluster, 3.0).await;
+        crowd.goes_on().await;
         cluster.remove(role, OLD).await;
-        pairs_answer(&cluster, 3.0).await;
+        crowd.goes_on().await;
     }
     let record = crowd.disperse().await;
     assert_eq!(record.failed, []);
@@ -73,7 +63,7 @@ async fn either_side_is_scaled_under_load_without_a_failed_request() {
     cluster.add("prefill", NEW).await;
     cluster.add("prefill", NEW).await;
     cluster.remove("decode", NEW).await;
-    pairs_answer(&cluster, 5.0).await;
+    crowd.goes_on().await;
     // To 1P3D.
     for _ in 0..2 {
         cluster.add("decode", NEW).await;
@@ -81,7 +71,7 @@ async fn either_side_is_scaled_under_load_without_a_failed_request() {
     for _ in 0..3 {
         cluster.remove("prefill", NEW).await;
     }
-    pairs_answer(&cluster, 5.0).await;
+    crowd.goes_on().await;
     let record = crowd.disperse().await;
     assert_eq!(record.failed, [], "of {} answered", record.answered);
     assert_eq!(cluster.network.violations(), Vec::<String>::new());

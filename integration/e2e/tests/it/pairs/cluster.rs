@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use futures::future::join_all;
@@ -30,12 +30,16 @@ pub(super) struct EnginePod {
     pub(super) version: &'static str,
     pub(super) role: &'static str,
     pub(super) engine: EngineHandle,
+    /// The port at which decode engines read what it keeps.
+    pub(super) side_channel: Option<u16>,
     is_running: AtomicBool,
 }
 
 /// Clients that ask one request after the other until they are stopped.
 pub(super) struct Crowd {
     is_over: Arc<AtomicBool>,
+    /// Answers that each client has had.
+    turns: Vec<Arc<AtomicUsize>>,
     clients: Vec<JoinHandle<CrowdRecord>>,
 }
 
@@ -96,6 +100,7 @@ impl PairedCluster {
             name,
             version,
             role,
+            side_channel: engine.side_channel_addr().map(|address| address.port()),
             engine,
             is_running: AtomicBool::new(true),
         });
@@ -149,8 +154,10 @@ impl Crowd {
     /// Clients of this URL, each with requests of its own.
     pub(super) fn gather(url: &str, clients: usize) -> Self {
         let is_over = Arc::<AtomicBool>::default();
+        let turns: Vec<Arc<AtomicUsize>> = (0..clients).map(|_| Arc::default()).collect();
         let client = |client: usize| {
             let (url, is_over) = (url.to_owned(), Arc::clone(&is_over));
+            let turns = Arc::clone(&turns[client]);
             tokio::spawn(async move {
                 let mut record = CrowdRecord::default();
                 let mut turn = 0;
@@ -158,6 +165,7 @@ impl Crowd {
                     turn += 1;
                     let body = long_chat(&format!("client {client} turn {turn}"), turn % 2 == 0);
                     record.add(send(ask(&url, &body)).await).await;
+                    turns.store(turn, Ordering::Relaxed);
                 }
                 record
             })
@@ -165,7 +173,17 @@ impl Crowd {
         Self {
             clients: (0..clients).map(client).collect(),
             is_over,
+            turns,
         }
+    }
+
+    /// Waits until every request that is under way now has ended, and so has one that began after
+    /// it.
+    pub(super) async fn goes_on(&self) {
+        let turns = || self.turns.iter().map(|turns| turns.load(Ordering::Relaxed));
+        let before: Vec<usize> = turns().collect();
+        let enough = || turns().zip(&before).all(|(now, before)| now >= before + 2);
+        eventually("every client goes on", || async { enough() }).await;
     }
 
     /// Stops it, and waits for the answers of what was asked.

@@ -21,6 +21,20 @@ fn brisk() -> EngineConfig {
     }
 }
 
+/// The handoffs that decode engines were sent, in order: parameters, or a room.
+fn handoffs(fleet: &PairedFleet) -> Vec<String> {
+    let requests = fleet.decodes.iter().flat_map(sent);
+    let handoffs = requests.filter_map(|request| {
+        let body = request.json();
+        let fields = [&body["kv_transfer_params"], &body["bootstrap_room"]];
+        let handoff = fields.into_iter().find(|field| !field.is_null());
+        handoff.map(Value::to_string)
+    });
+    let mut handoffs: Vec<String> = handoffs.collect();
+    handoffs.sort();
+    handoffs
+}
+
 /// A request in the background: the text of its answer.
 fn asking(fleet: &PairedFleet, body: &Value) -> tokio::task::JoinHandle<String> {
     let (url, body) = (fleet.url(), body.clone());
@@ -72,12 +86,20 @@ async fn a_decode_engine_that_fails_before_a_byte_is_replaced_and_nothing_is_han
     ] {
         for scene in [PairedScene::nixl(2, 2), PairedScene::sglang(2, 2)] {
             let fleet = scene.start().await;
+            // Connections to reuse, on which a request may be repeated.
+            for name in ["warm", "warmer", "hot"] {
+                text_of(&fleet.url(), &long_chat(name, true)).await;
+            }
             fleet.decodes[0].faults().set(fault.clone());
             for name in ["a", "b", "c"] {
                 text_of(&fleet.url(), &long_chat(name, true)).await;
             }
             let violations = fleet.network.violations();
             assert_eq!(violations, Vec::<String>::new(), "{fault:?}");
+            let mut handoffs = handoffs(&fleet);
+            let count = handoffs.len();
+            handoffs.dedup();
+            assert_eq!(handoffs.len(), count, "{fault:?}");
         }
     }
 }
@@ -125,7 +147,10 @@ async fn a_prefill_engine_of_which_no_cache_can_be_read_is_ejected_and_no_decode
         ..EngineConfig::default()
     });
     let scene = scene.pool("ejection: {baseTime: 10m, maxTime: 10m}\n  retry: {budget: 1}");
-    let fleet = scene.first(FirstPrefill::DeadSideChannel).start().await;
+    let scene = scene
+        .strategy("least-request")
+        .first(FirstPrefill::DeadSideChannel);
+    let fleet = scene.start().await;
     for request in 0..24 {
         text_of(&fleet.url(), &long_chat(&format!("unread {request}"), true)).await;
     }
@@ -136,4 +161,32 @@ async fn a_prefill_engine_of_which_no_cache_can_be_read_is_ejected_and_no_decode
         "it is ejected by its third failure"
     );
     assert_eq!(fleet.ejections().await, 1.0);
+}
+
+#[tokio::test]
+async fn a_decode_engine_that_answers_500_is_ejected_and_prefill_engines_come_back() {
+    let scene = PairedScene::nixl(2, 2).pool("ejection: {baseTime: 200ms, maxTime: 200ms}");
+    let fleet = scene.pool("retry: {budget: 1}").start().await;
+    fleet.decodes[0].faults().set(Fault::Status {
+        code: 500,
+        retry_after: None,
+    });
+    for request in 0..24 {
+        text_of(&fleet.url(), &long_chat(&format!("broken {request}"), true)).await;
+    }
+    let asked = count(&fleet.decodes)[0];
+    assert!(asked <= 8, "it is ejected, and tried again: {asked} of 24");
+    fleet.decodes[0].faults().clear();
+    let before = count(&fleet.prefills);
+    eventually("both prefill engines serve", || async {
+        text_of(
+            &fleet.url(),
+            &long_chat(&format!("sound {:?}", Instant::now()), true),
+        )
+        .await;
+        let after = count(&fleet.prefills);
+        after[0] > before[0] && after[1] > before[1]
+    })
+    .await;
+    assert_eq!(fleet.network.violations(), Vec::<String>::new());
 }
