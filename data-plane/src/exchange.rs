@@ -23,6 +23,7 @@ mod pair_times;
 mod placements;
 mod prefill_answer;
 mod rate_limits;
+mod recomputed;
 mod refusals;
 pub(crate) mod relay;
 mod retry;

@@ -34,8 +34,9 @@ pub(super) enum LegStage {
 /// What observers need to know of an attempt, which may have ended.
 #[derive(Clone)]
 pub(super) struct AttemptFacts {
-    /// The leg of the request that it serves.
+    /// The leg of the request that it serves, and what for.
     pub(super) leg: LegId,
+    pub(super) stage: LegStage,
     pub(super) upstream: Arc<Upstream>,
     /// What it is sent there as.
     pub(super) admission: EndpointAdmission,
@@ -49,7 +50,7 @@ pub(super) struct AttemptFacts {
 
 impl Attempt {
     pub(super) fn begin(
-        leg: LegId,
+        stage: LegStage,
         AdmittedEndpoint {
             endpoint,
             admission,
@@ -66,7 +67,8 @@ impl Attempt {
         Self {
             in_flight: upstream.enter(uncached_tokens),
             facts: AttemptFacts {
-                leg,
+                leg: stage.leg(),
+                stage,
                 upstream: Arc::clone(upstream),
                 admission,
                 sent,

@@ -122,6 +122,7 @@ impl PairExchange<'_> {
         let attempt = guard.begin_leg(stage, decode.hand_over(), self.request);
         guard.prefill_cached(handoff.cached_tokens);
         let (answer, again) = self.send(order, attempt).await;
+        let answer = answer.map(UpstreamResponse::unless_recomputed);
         if !handoff.edits.is_for_once {
             transfer.served();
             return (answer, repeated || again);
@@ -156,6 +157,7 @@ impl PairExchange<'_> {
                     transfer.answered(Instant::now(), guard);
                     guard.prefill_cached(cached_tokens);
                     let (answer, repeated) = decode.await;
+                    let answer = answer.map(UpstreamResponse::unless_recomputed);
                     let answer = transfer.ended(answer, guard, self.connections).await;
                     (answer, repeated)
                 }
@@ -169,6 +171,7 @@ impl PairExchange<'_> {
                 }
             },
             (answer, repeated) = &mut decode => {
+                let answer = answer.map(UpstreamResponse::unless_recomputed);
                 let is_served = answer.as_ref().is_ok_and(UpstreamResponse::is_served);
                 let until = match is_served {
                     false => Instant::now(),

@@ -25,10 +25,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     answer::{event_lines::EventBorder, is_event_stream},
+    attempt::LegStage,
     cached_tokens,
     guard::RequestGuard,
     leg::{HeldPieces, LegDeadline},
     meter::Meter,
+    recomputed::RecomputedScan,
     sent_leg::UpstreamResponse,
 };
 use crate::{
@@ -53,6 +55,8 @@ pub(crate) enum TruncatedResponse {
     Silent(Duration),
     #[error("the answer took longer than {0:?}")]
     Late(Duration),
+    #[error("the endpoint gave its answer up")]
+    Recomputed,
 }
 
 /// An engine's answer.
@@ -73,6 +77,8 @@ pub(crate) struct Relay {
     border: EventBorder,
     /// Cached tokens that the usage is to state.
     cached_tokens: Option<u32>,
+    /// Of the answer of a decode leg: whether its engine gives it up.
+    recomputed: Option<Box<RecomputedScan>>,
     /// The answer is being truncated.
     ending: Option<TruncationStep>,
 }
@@ -125,6 +131,7 @@ pub(crate) fn relay(
             .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     let cached_tokens = guard.cached_tokens();
+    let is_decode = attempt.facts().stage == LegStage::Decode;
     let mut relay = Relay {
         held,
         relayed: 0,
@@ -140,6 +147,7 @@ pub(crate) fn relay(
         truncated_event: truncated_event(&head.headers, request.api),
         border: EventBorder::default(),
         cached_tokens,
+        recomputed: is_decode.then(Box::default),
         ending: None,
     };
     // hyper does not poll a body that is empty by its head.
@@ -170,6 +178,9 @@ impl Relay {
         if let Some(piece) = self.held.get_mut(self.relayed) {
             let piece = std::mem::take(piece);
             self.relayed += 1;
+            if self.is_given_up(&piece) {
+                return self.give_up(cx);
+            }
             let piece = self.relay_piece(piece);
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
@@ -180,10 +191,16 @@ impl Relay {
             return Poll::Ready(None);
         };
         match Pin::new(body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(match frame.into_data() {
-                Ok(piece) => Frame::data(self.relay_piece(piece)),
-                Err(other) => other,
-            }))),
+            Poll::Ready(Some(Ok(frame))) => {
+                let piece = match frame.into_data() {
+                    Ok(piece) => piece,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                };
+                if self.is_given_up(&piece) {
+                    return self.give_up(cx);
+                }
+                Poll::Ready(Some(Ok(Frame::data(self.relay_piece(piece)))))
+            }
             Poll::Ready(Some(Err(error))) => self.truncate(
                 TruncatedResponse::Broken(error),
                 RequestOutcome::Truncated,
@@ -196,6 +213,25 @@ impl Relay {
             }
             Poll::Pending => self.poll_idle(cx),
         }
+    }
+
+    fn is_given_up(&mut self, piece: &Bytes) -> bool {
+        let scan = self.recomputed.as_mut();
+        scan.is_some_and(|scan| scan.finds(piece))
+    }
+
+    /// The engine gave the answer up: what came so far is no whole answer.
+    fn give_up(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
+        self.relayed = self.held.len();
+        self.truncate(
+            TruncatedResponse::Recomputed,
+            RequestOutcome::Truncated,
+            None,
+            cx,
+        )
     }
 
     /// The timer is re-armed only when it fires, so frames do not touch it.

@@ -8,6 +8,7 @@ use opentelemetry::Context;
 use super::{
     attempt::Attempt,
     leg::{ClassVerdict, HeldPieces, Leg, LegAnswer, LegDeadline, LegError, LegResult},
+    recomputed::RecomputedScan,
     retry::AttemptEnd,
     unread_answer,
 };
@@ -118,6 +119,19 @@ impl UpstreamResponse {
     pub(super) fn is_served(&self) -> bool {
         let class = self.class.known().unwrap_or(AnswerClass::Tokens);
         self.head.status.is_success() && class == AnswerClass::Tokens
+    }
+
+    /// An answer that its engine gave up before anything of it was relayed holds none, so that
+    /// another endpoint is asked. Returns that, of a decode leg.
+    pub(super) fn unless_recomputed(self) -> Self {
+        let mut scan = RecomputedScan::default();
+        if !self.is_served() || !self.held.iter().any(|piece| scan.finds(piece)) {
+            return self;
+        }
+        Self {
+            class: ClassVerdict::Known(AnswerClass::Empty),
+            ..self
+        }
     }
 
     /// How its attempt ended.

@@ -215,8 +215,8 @@ impl RequestGuard {
         let span = self.trace.attempt(upstream, request, stage.name(), resend);
         self.answer = None;
         self.prefill_cached_tokens = None;
-        let (leg, sent) = (stage.leg(), Instant::now());
-        let attempt = Attempt::begin(leg, to, uncached.into(), span, sent);
+        let sent = Instant::now();
+        let attempt = Attempt::begin(stage, to, uncached.into(), span, sent);
         self.time(stage, &attempt, sent);
         self.attempt = Some(attempt.facts().clone());
         attempt

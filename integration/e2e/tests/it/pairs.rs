@@ -7,6 +7,7 @@ mod deaths;
 mod departures;
 mod failures;
 mod prompts;
+mod recomputed;
 mod stalls;
 mod stated;
 mod trtllm;
