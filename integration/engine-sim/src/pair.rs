@@ -221,6 +221,12 @@ impl PairEngine {
         Ok(None)
     }
 
+    /// Whether a decode engine reports what it received as cached, as vLLM does for connectors that
+    /// state nothing else.
+    pub(crate) fn counts_received(&self) -> bool {
+        self.protocol == PairProtocol::VllmMooncake
+    }
+
     /// Whether the answers to prefill legs have the prompt as tokens.
     pub(crate) fn returns_tokens(&self) -> bool {
         self.protocol == PairProtocol::Trtllm

@@ -34,6 +34,8 @@ pub(crate) struct Params {
     salt: Option<String>,
     /// Tokens of the prompt whose KV cache another engine has computed.
     pub(crate) received: usize,
+    /// What was received counts as cached in the usage.
+    pub(crate) counts_received: bool,
     /// Whether the KV cache of the prompt stays in memory for another engine.
     pub(crate) holds: bool,
 }
@@ -67,6 +69,8 @@ pub(crate) struct Choice {
     /// Tokens of its prompt; 0 for the second and later answers to one prompt, so that prompts
     /// count once.
     prompt_tokens: usize,
+    /// Tokens of its prompt that another engine has computed and that count as cached.
+    received: usize,
     /// The prompt itself, kept only when the client wants it back.
     pub(crate) prompt: Option<Vec<u32>>,
 }
@@ -119,6 +123,7 @@ impl Params {
             choices: usize::try_from(choices).unwrap_or(0),
             salt: salt.map(|salt| salt.0.into_owned()),
             received: 0,
+            counts_received: false,
             holds: false,
         })
     }
@@ -250,7 +255,11 @@ impl Choice {
     /// What this answer adds to the request's cached tokens: nothing if its prompt has been counted
     /// already.
     pub(crate) fn cached(&self, cached: usize) -> usize {
-        if self.prompt_tokens > 0 { cached } else { 0 }
+        if self.prompt_tokens > 0 {
+            cached.max(self.received)
+        } else {
+            0
+        }
     }
 
     /// The ids of its first `tokens` tokens.
@@ -292,6 +301,11 @@ fn start_prompt(
             ticket: context.ranks.submit(job, params.holds),
             answer,
             prompt_tokens,
+            received: if params.counts_received {
+                params.received
+            } else {
+                0
+            },
             prompt: kept.clone(),
         });
     }

@@ -214,11 +214,12 @@ impl Service {
             ),
         };
         let mut params = Params::read(&self.context, &fields, limits)?;
+        let pair = self.context.pair.as_ref();
         params.received = leg.received;
+        params.counts_received = pair.is_some_and(|pair| pair.counts_received());
         params.holds = leg.is_prefill;
         if leg.is_prefill {
             params.max_tokens = Some(("max_tokens", 1));
-            let pair = self.context.pair.as_ref();
             params.return_token_ids |= pair.is_some_and(|pair| pair.returns_tokens());
         }
         Generation::start(&self.context, params, id, prompts).map(Running::Generation)
