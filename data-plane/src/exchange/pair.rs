@@ -31,7 +31,9 @@ use super::{
 };
 use crate::{
     choose::SelectedEndpoint,
-    pair::{self, ConcurrentLegs, LegEdits, PairEndpoints, PairEntry, PairPlan, PrefillResult},
+    pair::{
+        self, ConcurrentLegs, Handoff, LegEdits, PairEndpoints, PairEntry, PairPlan, PrefillResult,
+    },
     request::inference_request::InferenceRequest,
     telemetry::metrics::ConnectionMetrics,
     view::RoutingPool,
@@ -148,63 +150,85 @@ impl PairExchange<'_> {
         };
         let attempt = guard.begin_leg(LegStage::Decode, decode_leg.hand_over(), self.request);
         let decode_facts = attempt.facts().clone();
-        let decode = decode_order.send(attempt, self.connections);
-        let (mut prefill, mut decode) = (pin!(prefill), pin!(decode));
-        tokio::select! {
-            biased;
-            (prefilled, repeated) = &mut prefill => match prefilled {
-                Ok(cached_tokens) => {
-                    transfer.answered(Instant::now(), guard);
-                    guard.prefill_cached(cached_tokens);
-                    let (answer, repeated) = decode.await;
-                    let answer = answer.map(UpstreamResponse::unless_recomputed);
-                    let answer = transfer.ended(answer, guard, self.connections).await;
-                    (answer, repeated)
-                }
-                Err(failed) => {
-                    transfer.failed(guard);
-                    if matches!(&failed, Err(LegError::TimedOut(deadline)) if deadline.is_full) {
-                        // Either endpoint waits for the other one.
-                        guard.suspect(&decode_facts, EndpointFailure::Timeout);
+        let decode = async {
+            let (answer, repeated) = decode_order.send(attempt, self.connections).await;
+            (answer.map(UpstreamResponse::unless_recomputed), repeated)
+        };
+        let decoded = {
+            let (mut prefill, mut decode) = (pin!(prefill), pin!(decode));
+            tokio::select! {
+                biased;
+                (prefilled, repeated) = &mut prefill => match prefilled {
+                    Ok(handoff) => {
+                        transfer.answered(Instant::now(), guard);
+                        guard.prefill_cached(handoff.cached_tokens);
+                        if handoff.is_taken { Some(decode.await) } else { None }
                     }
-                    (failed, repeated)
+                    Err(failed) => {
+                        transfer.failed(guard);
+                        if matches!(&failed, Err(LegError::TimedOut(deadline)) if deadline.is_full) {
+                            // Either endpoint waits for the other one.
+                            guard.suspect(&decode_facts, EndpointFailure::Timeout);
+                        }
+                        return (failed, repeated);
+                    }
+                },
+                (answer, repeated) = &mut decode => {
+                    let is_served = answer.as_ref().is_ok_and(UpstreamResponse::is_served);
+                    let until = match is_served {
+                        false => Instant::now(),
+                        true if legs.must_end => self.deadline.at,
+                        // There are tokens, so that the prefill is over; its answer is about to
+                        // come.
+                        true => Instant::now() + PREFILL_PATIENCE,
+                    };
+                    if let Ok((Ok(handoff), _)) = timeout_at(until, prefill).await {
+                        transfer.answered(Instant::now(), guard);
+                        guard.prefill_cached(handoff.cached_tokens);
+                    }
+                    Some((answer, repeated))
                 }
-            },
-            (answer, repeated) = &mut decode => {
-                let answer = answer.map(UpstreamResponse::unless_recomputed);
-                let is_served = answer.as_ref().is_ok_and(UpstreamResponse::is_served);
-                let until = match is_served {
-                    false => Instant::now(),
-                    true if legs.must_end => self.deadline.at,
-                    // There are tokens, so that the prefill is over; its answer is about to come.
-                    true => Instant::now() + PREFILL_PATIENCE,
-                };
-                if let Ok((Ok(cached_tokens), _)) = timeout_at(until, prefill).await {
-                    transfer.answered(Instant::now(), guard);
-                    guard.prefill_cached(cached_tokens);
-                }
-                let answer = transfer.ended(answer, guard, self.connections).await;
-                (answer, repeated)
             }
-        }
+        };
+        let Some((answer, repeated)) = decoded else {
+            // The decode leg, which would wait in vain, is cut off.
+            transfer.served();
+            return self.alone(&incoming, guard).await;
+        };
+        let answer = transfer.ended(answer, guard, self.connections).await;
+        (answer, repeated)
     }
 
-    /// What came of a prefill leg that is sent at once with the decode leg: the cached tokens that
-    /// its answer states, if it is read.
+    /// The request as it is, to the decode endpoint: there is no KV cache to take over.
+    async fn alone(
+        &self,
+        incoming: &opentelemetry::Context,
+        guard: &mut RequestGuard,
+    ) -> LegOutcome {
+        let attempt = guard.begin_leg(LegStage::Both, self.decode, self.request);
+        let edits = LegEdits::default();
+        self.send(self.order(&edits, incoming), attempt).await
+    }
+
+    /// What came of a prefill leg that is sent at once with the decode leg: what its answer states,
+    /// if it is read.
     async fn prefilled(
         &self,
         answer: Result<UpstreamResponse, LegError>,
         legs: &ConcurrentLegs,
-    ) -> Result<Option<u32>, Result<UpstreamResponse, LegError>> {
+    ) -> Result<Handoff, Result<UpstreamResponse, LegError>> {
         let mut answer = match answer {
             Ok(answer) if answer.is_served() => answer,
             failed => return Err(failed),
         };
-        let mut cached_tokens = None;
+        let mut handoff = Handoff {
+            is_taken: true,
+            ..Handoff::default()
+        };
         if legs.must_end {
             let whole = answer.whole().await.map_err(Err)?;
             match pair::after_prefill(self.rules.dialect, self.request.api, &whole) {
-                PrefillResult::HandOver(handoff) => cached_tokens = handoff.cached_tokens,
+                PrefillResult::HandOver(stated) => handoff = stated,
                 PrefillResult::Final(_) => {}
                 PrefillResult::Unusable(why) => {
                     return Err(Err(LegError::Broken(why.to_owned())));
@@ -212,7 +236,7 @@ impl PairExchange<'_> {
             }
         }
         answer.recycle();
-        Ok(cached_tokens)
+        Ok(handoff)
     }
 
     async fn through(

@@ -9,9 +9,10 @@
 //! ```
 //!
 //! Both are sent at once. The decode endpoint waits up to 480 s for the prefill endpoint, which
-//! transfers nothing unless its leg ended at its limit of one token: so neither the end of a text
-//! may end it, and one that has ended otherwise is a failure. A prefill leg that is cut off while
-//! the decode endpoint asks for its blocks would occupy one of few senders as long.
+//! transfers nothing unless its leg ended at its limit of one token: so the end of a text is not to
+//! end it, and where it does all the same, the decode endpoint is to compute the prompt itself. A
+//! prefill leg that is cut off while the decode endpoint asks for its blocks would occupy one of few
+//! senders as long.
 
 use std::num::NonZeroU16;
 
@@ -91,22 +92,23 @@ pub(super) fn legs(
 pub(super) fn after_prefill(api: Api, answer: &Bytes) -> PrefillResult {
     let cached_tokens = cached_tokens(answer);
     let answer: EndedPrefill = serde_json::from_slice(answer).unwrap_or_default();
-    let is_at_limit = match api {
-        Api::Responses => answer.status.as_deref() == Some("incomplete"),
-        Api::Messages => answer.stop_reason.as_deref() == Some("max_tokens"),
+    let end = match api {
+        Api::Responses => answer.status,
+        Api::Messages => answer.stop_reason,
         _ => {
-            let choice = answer.choices.first();
-            let reason = choice.and_then(|choice| choice.finish_reason.as_deref());
-            reason == Some("length")
+            let choice = answer.choices.into_iter().next();
+            choice.and_then(|choice| choice.finish_reason)
         }
     };
-    if is_at_limit {
-        PrefillResult::HandOver(Handoff {
+    match end.as_deref() {
+        Some("length" | "incomplete" | "max_tokens") => PrefillResult::HandOver(Handoff {
             is_taken: true,
             cached_tokens,
             ..Handoff::default()
-        })
-    } else {
-        PrefillResult::Unusable("the prefill did not end at its limit, and transfers nothing")
+        }),
+        Some("stop" | "tool_calls" | "completed" | "end_turn" | "stop_sequence" | "tool_use") => {
+            PrefillResult::HandOver(Handoff::default())
+        }
+        _ => PrefillResult::Unusable("the prefill's answer has no end that is known"),
     }
 }

@@ -65,7 +65,7 @@ pub struct PairConfig {
     /// The port of its side channel, on the address on which it listens; 0 picks a free one.
     pub port: u16,
     /// The answers of a prefill engine end with their first token, so that nothing is left to
-    /// generate. Only TensorRT-LLM's answers state it.
+    /// generate, or with Mooncake nothing is transferred.
     pub ends_at_once: bool,
 }
 
@@ -230,6 +230,11 @@ impl PairEngine {
     /// Whether the answers to prefill legs have the prompt as tokens.
     pub(crate) fn returns_tokens(&self) -> bool {
         self.protocol == PairProtocol::Trtllm
+    }
+
+    /// Whether the answer to this leg ends with the end of a text.
+    pub(crate) fn stops(&self, leg: &PairLeg) -> bool {
+        self.ends_at_once && leg.is_prefill
     }
 
     /// Why the answer to a context leg of TensorRT-LLM ends; `None` for other legs.

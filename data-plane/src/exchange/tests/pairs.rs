@@ -319,15 +319,14 @@ async fn a_mooncake_prefill_is_not_cut_off_when_its_decode_is_answered_first() {
 
 #[tokio::test]
 async fn a_mooncake_prefill_that_transfers_nothing_ends_the_decode() {
-    let stopped = COMPUTED.replace("length", "stop");
+    let unknown = COMPUTED.replace("length", "error");
     let (sender, _heads) = mpsc::channel(9);
-    let prefill = says(json_answer(&stopped), &sender).await;
-    let (decode, release) = says_when_released("").await;
+    let prefill = says(json_answer(&unknown), &sender).await;
+    let (decode, mut release) = says_when_released("").await;
     let exchange = paired(PairDialect::VllmMooncake, &[prefill, decode]);
     while exchange.pool.budget.withdraw() {}
     let answer = exchange.answer(&pair_first(&exchange)).await;
     assert!(answer.is_err(), "no other endpoint is left");
-    let mut release = release;
     release.closed().await;
     let health = |index: usize| exchange.pool.upstreams[index].own_load(uptime()).health;
     assert_ne!(health(0), Health::Up, "it is ejected by one failure");

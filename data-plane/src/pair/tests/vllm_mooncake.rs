@@ -87,15 +87,15 @@ fn a_prefill_whose_ranks_have_no_names_is_sent_nothing() {
 
 #[test]
 fn a_prefill_that_did_not_end_at_its_limit_transfers_nothing() {
-    let is_usable = |api, answer: &str| {
-        let result = after_prefill(
-            PairDialect::VllmMooncake,
-            api,
-            &Bytes::copy_from_slice(answer.as_bytes()),
-        );
-        !matches!(result, PrefillResult::Unusable(_))
+    let is_taken = |api, answer: &str| {
+        let answer = Bytes::copy_from_slice(answer.as_bytes());
+        match after_prefill(PairDialect::VllmMooncake, api, &answer) {
+            PrefillResult::HandOver(handoff) => Some(handoff.is_taken),
+            PrefillResult::Final(_) => panic!("the client wants more than one token"),
+            PrefillResult::Unusable(_) => None,
+        }
     };
-    for (api, at_limit, other) in [
+    for (api, at_limit, stopped) in [
         (
             Api::Chat,
             r#"{"choices":[{"finish_reason":"length"}],"kv_transfer_params":null}"#,
@@ -112,9 +112,15 @@ fn a_prefill_that_did_not_end_at_its_limit_transfers_nothing() {
             r#"{"stop_reason":"end_turn"}"#,
         ),
     ] {
-        assert!(is_usable(api, at_limit), "{at_limit}");
-        for other in [other, "{}", "no JSON", r#"{"choices":[]}"#] {
-            assert!(!is_usable(api, other), "{other}");
+        assert_eq!(is_taken(api, at_limit), Some(true), "{at_limit}");
+        assert_eq!(is_taken(api, stopped), Some(false), "{stopped}");
+        for other in [
+            "{}",
+            "no JSON",
+            r#"{"choices":[]}"#,
+            r#"{"status":"failed"}"#,
+        ] {
+            assert_eq!(is_taken(api, other), None, "{other}");
         }
     }
 }

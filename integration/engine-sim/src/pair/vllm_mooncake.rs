@@ -152,6 +152,10 @@ pub(super) async fn decode(
 
 /// Keeps a prompt that is computed until the decode engine has it.
 pub(super) fn push(engine: &PairEngine, seat: &mut PushSeat, prompt: ComputedPrompt, id: &str) {
+    if engine.ends_at_once {
+        // Only what ended at its limit is transferred: the seat is left as one that was cut off.
+        return;
+    }
     let tokens = prompt.tokens;
     engine.keep_for(seat.room, prompt, id);
     seat.is_computed = true;

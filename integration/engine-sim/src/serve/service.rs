@@ -164,6 +164,9 @@ impl Service {
             return Ok(Ok(()));
         }
         generation.complete().await.map_err(|_| Broken)?;
+        if pair.stops(leg) {
+            generation.finish_reason = "stop";
+        }
         let memory = generation
             .hold()
             .map(|blocks| Box::new(blocks) as HeldMemory);

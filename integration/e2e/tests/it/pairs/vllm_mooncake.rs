@@ -127,6 +127,28 @@ async fn other_apis_are_split_as_well() {
 }
 
 #[tokio::test]
+async fn the_decode_engine_computes_a_prompt_whose_prefill_stopped_and_transfers_nothing() {
+    let scene = PairedScene::mooncake(1, 1).first(FirstPrefill::EndsAtOnce);
+    let fleet = scene.keys("minUncachedTokens: 0").start().await;
+    texts_are_those_of_one_engine(&fleet).await;
+    nothing_is_left(&fleet).await;
+    assert_eq!(
+        (fleet.network.taken(), fleet.pairs("answered").await),
+        (0, 4.0)
+    );
+    let decoded = sent(&fleet.decodes[0]);
+    assert_eq!(decoded.len(), 8, "each is asked again, without parameters");
+    let plain = decoded
+        .iter()
+        .filter(|leg| leg.json()["kv_transfer_params"].is_null());
+    assert_eq!(plain.count(), 4);
+    eventually("nothing is booked", || async {
+        bookings(&fleet).await == 0.0
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_failure_of_a_prefill_ends_the_decode_leg_and_another_pair_answers() {
     for fault in [BUSY, BROKEN, Fault::CloseBeforeHeaders] {
         let fleet = PairedScene::mooncake(2, 1).start().await;
