@@ -1,8 +1,9 @@
 //! A prefill and a decode engine, each a process, behind `hermes serve`.
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::process::{Ended, Hermes, chat_when_ready, file};
+use crate::process::{Ended, Hermes, PATIENCE, chat_when_ready, file};
 
 async fn ask(url: &str, body: &Value) -> Value {
     let http = reqwest::Client::builder().no_proxy().tls_certs_only([]);
@@ -52,9 +53,17 @@ async fn a_pair_answers(protocol: &str, keys: &str) {
     ]);
     let url = router.url();
     chat_when_ready(&url).await;
-    let body = json!({"model": "sim", "prompt": "word ".repeat(1_000), "max_tokens": 3});
-    let answer = ask(&format!("{url}/v1/completions"), &body).await;
-    assert_eq!(answer["usage"]["completion_tokens"], 3, "{answer}");
+    // A router learns in a moment what it has to know of a prefill engine before it pairs it.
+    let began = Instant::now();
+    let mut number = 0;
+    while pairs_of(&prefill_url).await["handoffs"]["taken"] == 0 {
+        assert!(began.elapsed() < PATIENCE, "nothing was handed over");
+        number += 1;
+        let prompt = format!("{number} {}", "word ".repeat(1_000));
+        let body = json!({"model": "sim", "prompt": prompt, "max_tokens": 3});
+        let answer = ask(&format!("{url}/v1/completions"), &body).await;
+        assert_eq!(answer["usage"]["completion_tokens"], 3, "{answer}");
+    }
     for (role, url) in [("prefill", &prefill_url), ("decode", &decode_url)] {
         let state = pairs_of(url).await;
         assert_eq!(
@@ -71,5 +80,8 @@ async fn a_pair_answers(protocol: &str, keys: &str) {
 #[tokio::test]
 async fn engines_of_a_pair_in_processes_of_their_own_hand_prompts_over() {
     a_pair_answers("vllm-nixl", "").await;
-    a_pair_answers("sglang", ", bootstrapPort: PORT").await;
+    a_pair_answers("trtllm", "").await;
+    for protocol in ["sglang", "vllm-mooncake"] {
+        a_pair_answers(protocol, ", bootstrapPort: PORT").await;
+    }
 }

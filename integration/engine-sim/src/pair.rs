@@ -15,6 +15,7 @@
 //! request of each role has to have, what it waits for, and what it is answered.
 
 mod args;
+mod bootstrap_server;
 mod engine;
 mod fields;
 mod kept_caches;
@@ -43,7 +44,6 @@ use self::rooms::RoomSeat;
 pub(crate) use self::side_channel::serve;
 pub use self::violation::PairViolation;
 use self::vllm_mooncake::PushSeat;
-pub(crate) use self::vllm_mooncake::registered;
 use crate::journal::RecordedRequest;
 
 /// An engine's part in pairs.

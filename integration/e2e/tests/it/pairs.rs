@@ -140,11 +140,7 @@ impl PairedScene {
     /// The port at which these prefill engines are found by decode engines, if it is configured.
     fn bootstrap_port(&self, prefills: &[EngineHandle]) -> Option<u16> {
         let first = prefills.first().filter(|_| self.has_bootstrap_port())?;
-        match self.protocol {
-            // Its own port is that of its bootstrap server.
-            Some(PairProtocol::VllmMooncake) => Some(first.addr().port()),
-            _ => Some(first.side_channel_addr()?.port()),
-        }
+        Some(first.side_channel_addr()?.port())
     }
 
     async fn engines(&self, role: PairRole, network: &Arc<PairNetwork>) -> Vec<EngineHandle> {
@@ -176,10 +172,7 @@ impl PairedScene {
                 // own.
                 listen.set_ip(Ipv4Addr::new(127, 0, 0, 1 + index as u8).into());
                 let port = self.bootstrap_port(&engines).unwrap_or(0);
-                match self.protocol {
-                    Some(PairProtocol::VllmMooncake) => listen.set_port(port),
-                    _ => pair.iter_mut().for_each(|pair| pair.port = port),
-                }
+                pair.iter_mut().for_each(|pair| pair.port = port);
             }
             let config = EngineConfig {
                 listen,

@@ -92,7 +92,6 @@ pub(crate) fn answer(
         Route::SimFaults => faults(context, request),
         Route::SimHeld => held(context, request),
         Route::SimPairs => Ok(pairs::state(context)),
-        Route::Query => Ok(pairs::registered(context)),
         Route::ServerInfo => Ok(pairs::server_info(context)),
         Route::Run(_) | Route::Metrics => {
             Err(ApiError::with_status(StatusCode::INTERNAL_SERVER_ERROR))

@@ -8,7 +8,7 @@ use http::{Response, StatusCode};
 use super::context::EngineContext;
 use super::page::{Label, Page};
 use super::reply::{Body, detail, json};
-use crate::pair::{PairEngine, PairProtocol, PairRole};
+use crate::pair::{PairEngine, PairProtocol};
 
 /// Answers `/sim/pairs`.
 pub(crate) fn state(context: &EngineContext) -> Response<Body> {
@@ -28,17 +28,6 @@ pub(crate) fn state(context: &EngineContext) -> Response<Body> {
         "violations": violations,
     });
     json(StatusCode::OK, &state)
-}
-
-/// Answers `/query`, as the bootstrap server of a prefill engine.
-pub(crate) fn registered(context: &EngineContext) -> Response<Body> {
-    let is_asked = |pair: &&Arc<PairEngine>| {
-        pair.protocol == PairProtocol::VllmMooncake && pair.role == PairRole::Prefill
-    };
-    match context.pair.as_ref().filter(is_asked) {
-        Some(pair) => json(StatusCode::OK, &crate::pair::registered(pair)),
-        None => detail(StatusCode::NOT_FOUND, "Not Found"),
-    }
 }
 
 /// Answers `/server_info`, as far as SGLang states its part in pairs there.

@@ -22,8 +22,6 @@ pub(crate) enum Route {
     SimFaults,
     SimHeld,
     SimPairs,
-    /// Of the bootstrap server of Mooncake's prefill engines, which is the engine's own here.
-    Query,
     /// SGLang's.
     ServerInfo,
 }
@@ -71,7 +69,6 @@ impl Route {
             "/sim/faults" => Self::SimFaults,
             "/sim/held" => Self::SimHeld,
             "/sim/pairs" => Self::SimPairs,
-            "/query" => Self::Query,
             "/server_info" => Self::ServerInfo,
             _ => return None,
         })
@@ -94,7 +91,6 @@ impl Route {
             | Self::Load
             | Self::KvEventSources
             | Self::SimPairs
-            | Self::Query
             | Self::ServerInfo
             | Self::Metrics => "GET",
         }

@@ -29,7 +29,7 @@ pub(crate) struct PairArgs {
     #[arg(long, env = "VLLM_NIXL_SIDE_CHANNEL_HOST", value_name = "HOST")]
     side_channel_host: Option<String>,
     /// The port at which decode engines find a prefill engine. Without it, a free one; for sglang
-    /// 8998, as requests have to name it.
+    /// and vllm-mooncake 8998, which a router has to know.
     #[arg(long, env = "VLLM_NIXL_SIDE_CHANNEL_PORT", value_name = "PORT")]
     side_channel_port: Option<u16>,
 }
@@ -40,8 +40,8 @@ impl PairArgs {
         let protocol = self.protocol?;
         let config = PairConfig::new(self.role?, protocol, &Arc::default());
         let port = match protocol {
-            PairProtocol::VllmNixl | PairProtocol::VllmMooncake | PairProtocol::Trtllm => 0,
-            PairProtocol::Sglang => BOOTSTRAP_PORT,
+            PairProtocol::VllmNixl | PairProtocol::Trtllm => 0,
+            PairProtocol::Sglang | PairProtocol::VllmMooncake => BOOTSTRAP_PORT,
         };
         Some(PairConfig {
             transfer_rate: self.transfer_rate,

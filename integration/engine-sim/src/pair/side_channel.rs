@@ -9,6 +9,9 @@
 //!   {"take":{"handoff":"cmpl-7-0-00000000","by":{…}}}   ─▶   {"tokens":1007} or {"refused":"used_twice"}
 //!   {"enter":{"room":6,"by":{…}}}                       ─▶   the same, when the prompt is computed
 //! ```
+//!
+//! Of engines of vLLM's Mooncake connector it is the bootstrap server as well, whose question comes
+//! by HTTP.
 
 use std::io;
 use std::sync::Arc;
@@ -21,11 +24,12 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::PairRole;
+use super::bootstrap_server;
 use super::engine::{EngineIdentity, PairEngine};
 use super::kept_caches::ComputedPrompt;
 use super::rooms::{RoomSeat, RoomStage};
 use super::violation::PairViolation;
+use super::{PairProtocol, PairRole};
 use crate::transport::port::Port;
 
 /// How long an engine waits for a line of its partner, as vLLM's handshake.
@@ -163,10 +167,22 @@ pub(crate) async fn serve(port: Arc<Port>, engine: Arc<PairEngine>) {
 async fn connection(stream: TcpStream, engine: &PairEngine) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut connection = BufReader::new(stream);
-    match timeout(HANDSHAKE, read_line(&mut connection)).await?? {
+    let line = timeout(HANDSHAKE, read_bytes(&mut connection)).await??;
+    if line.starts_with(bootstrap_server::QUERY) && engine.protocol == PairProtocol::VllmMooncake {
+        return timeout(HANDSHAKE, list_ranks(&mut connection, engine)).await?;
+    }
+    match serde_json::from_slice(&line)? {
         SideQuestion::Take { handoff, by } => take(&mut connection, engine, &handoff, &by).await,
         SideQuestion::Enter { room, by } => enter(&mut connection, engine, room, &by).await,
     }
+}
+
+/// Answers a question by HTTP, of which the first line has been read.
+async fn list_ranks(connection: &mut BufReader<TcpStream>, engine: &PairEngine) -> io::Result<()> {
+    while read_bytes(connection).await?.len() > b"\r\n".len() {}
+    let answer = bootstrap_server::answer(engine);
+    connection.write_all(answer.as_bytes()).await?;
+    connection.shutdown().await
 }
 
 async fn take(
@@ -254,7 +270,12 @@ async fn write_line(
 }
 
 async fn read_line<T: DeserializeOwned>(connection: &mut BufReader<TcpStream>) -> io::Result<T> {
+    Ok(serde_json::from_slice(&read_bytes(connection).await?)?)
+}
+
+/// A line with its end; empty at the end of the connection.
+async fn read_bytes(connection: &mut BufReader<TcpStream>) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     connection.take(LINE).read_until(b'\n', &mut line).await?;
-    Ok(serde_json::from_slice(&line)?)
+    Ok(line)
 }

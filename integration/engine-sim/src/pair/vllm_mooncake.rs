@@ -3,15 +3,15 @@
 //! there. The prefill engine answers when the prompt is computed, whether the decode engine is there
 //! or not.
 
-use std::collections::BTreeMap;
 use std::io;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::bootstrap_server::RegisteredRanks;
 use super::engine::PairEngine;
 use super::fields::LegFields;
 use super::kept_caches::ComputedPrompt;
@@ -33,37 +33,12 @@ struct MooncakeParams {
     remote_engine_id: Option<String>,
 }
 
-/// A rank, as a bootstrap server lists it.
-#[derive(Deserialize, Serialize)]
-pub(crate) struct RegisteredRank {
-    engine_id: String,
-    /// By tensor-parallel and then by pipeline-parallel rank.
-    worker_addr: BTreeMap<u32, BTreeMap<u32, String>>,
-}
-
 /// A prefill leg until its prompt is computed: one that is dropped before is one that was cut off.
 #[derive(Debug)]
 pub(super) struct PushSeat {
     seat: RoomSeat,
     room: u64,
     is_computed: bool,
-}
-
-/// What the bootstrap server of an engine answers: its ranks by number.
-pub(crate) fn registered(engine: &PairEngine) -> BTreeMap<u32, RegisteredRank> {
-    let PairEngine {
-        host, port, ranks, ..
-    } = engine;
-    let worker = format!("tcp://{host}:{port}");
-    let ranks = (0..*ranks).map(|rank| {
-        let workers = BTreeMap::from([(0, worker.clone())]);
-        let registered = RegisteredRank {
-            engine_id: format!("{}_dp{rank}", engine.identity.engine_id),
-            worker_addr: BTreeMap::from([(0, workers)]),
-        };
-        (rank, registered)
-    });
-    ranks.collect()
 }
 
 /// A request at a prefill engine, for the rank that its header names.
@@ -176,7 +151,7 @@ fn room(transfer: &str, rank: u32) -> u64 {
 }
 
 /// The ranks that a bootstrap server lists.
-async fn query(address: &str) -> io::Result<BTreeMap<u32, RegisteredRank>> {
+async fn query(address: &str) -> io::Result<RegisteredRanks> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
     let authority = address.strip_prefix("http://").ok_or_else(invalid)?;
     let mut connection = TcpStream::connect(authority).await?;

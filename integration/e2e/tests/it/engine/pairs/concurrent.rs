@@ -7,9 +7,15 @@ impl EnginePair {
         Self::start(PairProtocol::VllmMooncake, |_, _, _| {}).await
     }
 
+    /// Its bootstrap server.
+    fn bootstrap(&self) -> String {
+        let address = self.prefill.side_channel_addr();
+        format!("http://{}", address.expect("a side channel"))
+    }
+
     /// The engine id of the prefill engine's only rank, as its bootstrap server states it.
     async fn engine_id(&self) -> String {
-        let page = client().get(format!("{}/query", self.prefill.url()));
+        let page = client().get(format!("{}/query", self.bootstrap()));
         let (status, ranks) = json_of(send(page).await).await;
         assert_eq!(status, 200);
         assert!(ranks["0"]["worker_addr"]["0"]["0"].is_string(), "{ranks}");
@@ -31,7 +37,7 @@ impl EnginePair {
     async fn pulled(&self, transfer: &str, engine_id: &str) -> u16 {
         let params = json!({
             "do_remote_decode": false, "do_remote_prefill": true, "transfer_id": transfer,
-            "remote_bootstrap_addr": self.prefill.url(), "remote_engine_id": engine_id,
+            "remote_bootstrap_addr": self.bootstrap(), "remote_engine_id": engine_id,
         });
         self.decoded(1_000, &params).await
     }
