@@ -77,7 +77,7 @@ hermes.ai/group: {{ . | quote }}
 {{- define "engines.pairAnnotations" -}}
 {{- with .engine.pairing -}}
 hermes.ai/engine-version: {{ include "engines.version" $ | quote }}
-{{- if and (eq .dialect "sglang") (eq $.engine.role "prefill") }}
+{{- if and (has .dialect (list "sglang" "vllm-mooncake")) (eq $.engine.role "prefill") }}
 hermes.ai/bootstrap-port: "8998"
 {{- end }}
 {{- else -}}
@@ -91,6 +91,11 @@ hermes.ai/bootstrap-port: "8998"
 {{- $tag := default $own.image .engine.image | splitList ":" | last -}}
 {{- $known := ternary (include "engines.simulatedVersion" .) $tag (eq .engine.engine "simulated") -}}
 {{- default $known .engine.pairing.engineVersion -}}
+{{- end -}}
+
+{{/* The port at which a simulated prefill engine is found by decode engines. */}}
+{{- define "engines.simulatedPort" -}}
+{{- ternary 8998 5600 (has .engine.pairing.dialect (list "sglang" "vllm-mooncake")) -}}
 {{- end -}}
 
 {{/* The release that a simulated engine of pairs claims to be. */}}
@@ -109,12 +114,17 @@ port where prefill engines are found by decode engines).
 {{- define "engines.vllm" -}}
 image: vllm/vllm-openai:v0.32.0
 files: /models
-{{- if .engine.pairing }}
-sideChannel: 5600
+{{- $pairing := default dict .engine.pairing }}
+{{- $isNixl := eq (default "" $pairing.dialect) "vllm-nixl" }}
+{{- if $pairing }}
+sideChannel: {{ ternary 5600 8998 $isNixl }}
 {{- end }}
 env:
 - {name: HF_HOME, value: /models}
-{{- if .engine.pairing }}
+{{- if and $pairing (not $isNixl) }}
+- {name: VLLM_MOONCAKE_BOOTSTRAP_PORT, value: "8998"}
+{{- end }}
+{{- if $isNixl }}
 # Its default is `localhost`, where decode engines would find themselves.
 - {name: VLLM_NIXL_SIDE_CHANNEL_HOST, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
 - {name: VLLM_NIXL_SIDE_CHANNEL_PORT, value: "5600"}
@@ -126,8 +136,12 @@ args:
 - --port=8000
 {{- with .engine.pairing }}
 {{- $kvRole := ternary "kv_producer" "kv_consumer" (eq $.engine.role "prefill") }}
+{{- $transfer := dict "kv_connector" "MooncakeConnector" "kv_role" $kvRole }}
+{{- if $isNixl }}
 {{- $lease := dict "kv_lease_duration" (int (default 30 .lease)) }}
-- --kv-transfer-config={{ dict "kv_connector" "NixlConnector" "kv_role" $kvRole "kv_connector_extra_config" $lease | toJson }}
+{{- $transfer = dict "kv_connector" "NixlConnector" "kv_role" $kvRole "kv_connector_extra_config" $lease }}
+{{- end }}
+- --kv-transfer-config={{ $transfer | toJson }}
 {{- end }}
 # Without it responses do not report cached tokens, and the router cannot verify its cache estimates.
 - --enable-prompt-tokens-details
@@ -201,7 +215,7 @@ args:
 {{- $prefix := ternary (printf "%s/" (trimSuffix "/" $image.registry)) "" (ne $image.registry "") -}}
 image: {{ $prefix }}{{ $image.repository }}:{{ default .root.Chart.AppVersion $image.tag }}
 {{- with .engine.pairing }}
-sideChannel: {{ ternary 8998 5600 (eq .dialect "sglang") }}
+sideChannel: {{ include "engines.simulatedPort" $ }}
 {{- end }}
 args:
 - engine
@@ -211,7 +225,7 @@ args:
 - --role={{ $.engine.role }}
 - --protocol={{ .dialect }}
 - --lease={{ int (default 30 .lease) }}
-- --side-channel-port={{ ternary 8998 5600 (eq .dialect "sglang") }}
+- --side-channel-port={{ include "engines.simulatedPort" $ }}
 - --engine-version={{ include "engines.simulatedVersion" $ }}
 {{- end }}
 {{- if .engine.kvEvents }}
