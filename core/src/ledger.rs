@@ -178,6 +178,7 @@ impl Ledger {
         let totals = self.endpoints.get_mut(&before.endpoint)?;
         totals.tokens -= before.pending();
         totals.unanswered -= 1;
+        totals.prompts -= u32::from(before.pending() > 0);
         Some(before)
     }
 

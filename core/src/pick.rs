@@ -53,6 +53,7 @@ pub(crate) use explain::PickRecord;
 use explain::cached;
 use field::{Candidates, HealthTier};
 pub(crate) use members::{EligibleSet, EligibleSetId, EligibleSets};
+pub(crate) use pairs::HealthRank;
 use pairs::{PairTable, serves_alone};
 use weighed::{MAX_WEIGHED, PickRanking};
 
@@ -204,7 +205,7 @@ impl Picker {
             RankedEndpoint::alone(position, endpoint, cached(ask.hits, endpoint))
         });
         Ok(EndpointChoice {
-            ranked: self.pair_up(ranked.collect(), ask.model, load, rng)?,
+            ranked: self.pair_by_load(ranked.collect(), ask.model, load, rng)?,
             panic_mode: gate == HealthTier::Any,
         })
     }
@@ -273,8 +274,8 @@ impl Picker {
         if self.pool.endpoints.is_empty() {
             return Err(NoEndpoint::Empty);
         }
-        if let Some((first, _)) = self.split_sets(model).filter(|_| split) {
-            return Ok(first);
+        if let Some(sets) = self.split_candidates(model).filter(|_| split) {
+            return Ok(sets.first);
         }
         if self.sets.everyone().is_empty() {
             return Err(NoEndpoint::OnlyDisaggregated);

@@ -317,6 +317,7 @@ impl Scheduler {
             tokens: query.prompt_tokens,
             hits: &lookup.hits,
             credit: self.rents.credit(query, now),
+            handovers: &self.endpoints.handovers(query, model, &lookup, now),
         };
         let ranking = candidates.ranking(prompt, price);
         let Some(cost) = ranking.first().copied() else {
@@ -325,7 +326,12 @@ impl Scheduler {
         };
         let candidate = candidates.candidates[cost.candidate];
         let position = candidate.position as usize;
-        let requirement = RoomRequirement { query, waited };
+        let requirement = RoomRequirement {
+            query,
+            model,
+            waited,
+            is_pair: cost.is_pair,
+        };
         let is_wanted = queue.is_wanted(position);
         let has_room = self.endpoints.has_room(position, requirement, rules, now);
         if may_wait && rules.late && (is_wanted || !has_room) {
@@ -367,7 +373,7 @@ impl Scheduler {
                 retry_after: self.requests.retry_after(lanes),
             };
         };
-        let service = cost.finish - cheapest.queue_delay;
+        let service = cost.service(cheapest.queue_delay);
         let limit = rules.queue.max_wait.saturating_sub(waited);
         let outcome = ScheduleOutcome::Queued {
             expected: seconds(cheapest.queue_delay),

@@ -49,7 +49,8 @@ pub(super) fn read(section: &mut Section<'_>) -> PoolRoles {
             .count(
                 "minUncachedTokens",
                 0..=1_000_000,
-                "A request with fewer uncached prompt tokens at an endpoint that can serve it alone goes there.",
+                "A request with fewer uncached prompt tokens at an endpoint that can serve it alone goes there. With more, \
+                 [costs](disaggregation.md#when-a-request-is-split) decide.",
             )
             .or(defaults.min_uncached_tokens),
         lease: section

@@ -63,6 +63,9 @@ pub struct InFlightTotals {
     pub tokens: u64,
     /// How many those are.
     pub unanswered: u32,
+    /// How many of those have a prompt to compute: all but legs that take over what another
+    /// endpoint computes, and prompts that are cached whole.
+    pub prompts: u32,
 }
 
 // === OpenLeg ===
@@ -118,11 +121,13 @@ impl InFlightTotals {
         self.requests += 1;
         self.tokens += open.pending();
         self.unanswered += u32::from(open.is_unanswered());
+        self.prompts += u32::from(open.pending() > 0);
     }
 
     pub(super) fn remove(&mut self, open: OpenLeg) {
         self.requests -= 1;
         self.tokens -= open.pending();
         self.unanswered -= u32::from(open.is_unanswered());
+        self.prompts -= u32::from(open.pending() > 0);
     }
 }

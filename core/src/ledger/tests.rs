@@ -46,6 +46,7 @@ fn in_flight(requests: u32, tokens: u64) -> InFlightTotals {
         requests,
         tokens,
         unanswered: if tokens > 0 { requests } else { 0 },
+        prompts: if tokens > 0 { requests } else { 0 },
     }
 }
 
@@ -169,6 +170,7 @@ fn a_proxy_finds_its_own_share_of_the_open_requests() {
         requests: 2,
         tokens: 20,
         unanswered: 1,
+        prompts: 1,
     };
     assert_eq!(ledger.open_by_endpoint(ProxyId(1)), [(A, own)].into());
     assert!(ledger.open_by_endpoint(ProxyId(3)).is_empty());

@@ -10,7 +10,7 @@ use super::{
     cost::{CandidateSet, CostRanking, CostedPrompt, EndpointCost, WastePrice},
     fleet::PrefillWork,
     lookup::CacheLookup,
-    requests::RequestMetadata,
+    requests::{RequestMetadata, RequestProgress},
     seconds,
 };
 use crate::{
@@ -53,7 +53,10 @@ impl Scheduler {
             .iter()
             .map(|cost| self.ranked(candidates, cost))
             .collect();
-        let ranked = self.paired(ranked, model);
+        let is_pair: SmallVec<[usize; MAX_RANKED]> = (ranking.iter().zip(&ranked))
+            .filter_map(|(cost, ranked)| cost.is_pair.then_some(ranked.position))
+            .collect();
+        let ranked = self.paired(ranked, &is_pair, (query, model), lookup, now);
         let costs = ExpectedCosts {
             queue_delay: seconds(candidate.queue_delay),
             ttft: seconds(cost.finish),
@@ -65,6 +68,7 @@ impl Scheduler {
             tokens: query.prompt_tokens,
             hits: &lookup.hits,
             credit: self.rents.credit(query, now),
+            handovers: &[],
         };
         let paid = candidates.rent(prompt, cost, waited.as_secs_f64()) - cost.spared;
         self.rents.bound(query, paid, now);
@@ -190,6 +194,7 @@ impl Scheduler {
             ),
             memory: self.endpoints.charge(position, memory),
             prefill: None,
+            progress: RequestProgress::default(),
         };
         let open = self.endpoints.ledger();
         self.requests.booked(key, metadata, uncached, open, now);

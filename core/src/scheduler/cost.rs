@@ -18,10 +18,14 @@
 //! fewer requests in flight, as each decoding request slows the next prefill down a little, and
 //! with less prefill lately, as its cache has the oldest content to lose.
 
+mod split;
+
 use std::ops::Range;
 
 use smallvec::SmallVec;
 
+use self::split::SplitCost;
+pub(super) use self::split::{Handover, Handovers, SplitTerms};
 use super::rents::PrefixCredit;
 use crate::{estimate::PositionHits, policy::KvAware, query::MAX_RANKED};
 
@@ -50,6 +54,8 @@ pub(super) struct CandidateEndpoint {
     pub(super) base: f64,
     /// Seconds per uncached token, in one lane.
     pub(super) per_token: f64,
+    /// What it is for requests that may be split.
+    pub(super) split: SplitTerms,
 }
 
 /// The endpoints that a request may go to, in ascending order of position.
@@ -67,6 +73,8 @@ pub(super) struct CostedPrompt<'a> {
     pub(super) hits: &'a PositionHits,
     /// What it may spend on a copy of its common prefix.
     pub(super) credit: PrefixCredit,
+    /// That each group takes it over; empty if it is not split.
+    pub(super) handovers: &'a [Handover],
 }
 
 /// What a second of wasted prefill costs all others: γ, by the endpoint where it is wasted.
@@ -93,6 +101,19 @@ pub(super) struct EndpointCost {
     pub(super) spared: f64,
     /// Prompt tokens cached there.
     pub(super) cached: u32,
+    /// It only computes the prompt there, for a decode endpoint.
+    pub(super) is_pair: bool,
+    /// Seconds of `finish` that the prompt is on its way to the decode endpoint.
+    pub(super) transfer: f64,
+    /// What it costs answers, its own and others, in seconds.
+    pub(super) answers: f64,
+}
+
+impl EndpointCost {
+    /// Seconds of prefill there, of a candidate that begins with it after `queue_delay`.
+    pub(super) fn service(&self, queue_delay: f64) -> f64 {
+        self.finish - self.transfer - queue_delay
+    }
 }
 
 /// The least costs, the least first.
@@ -157,7 +178,7 @@ impl CandidateSet {
                 }
             }
         });
-        (chosen.finish + waited - least).max(0.0)
+        (chosen.finish - chosen.transfer + waited - least).max(0.0)
     }
 
     /// Updates the candidate at its position, if it is in the set.
@@ -203,12 +224,20 @@ impl CandidateSet {
                     queue_delay,
                     base,
                     per_token,
+                    ref split,
                     ..
                 } = endpoint;
-                let finish = queue_delay + base + uncached * per_token;
+                let prefill = base + uncached * per_token;
+                let SplitCost {
+                    is_pair,
+                    transfer,
+                    answers,
+                } = split.cost(prefill, prompt.handovers);
+                let finish = queue_delay + prefill + transfer;
                 let gamma = price.at(endpoint);
                 let spared = prompt.credit.seconds.min((1.0 + gamma) * copied);
                 let total = finish + gamma * wasted_prefill - spared
+                    + answers
                     + PER_REQUEST * f64::from(in_flight)
                     + PER_SECOND * recent_prefill;
                 each(EndpointCost {
@@ -218,6 +247,9 @@ impl CandidateSet {
                     wasted_prefill,
                     spared,
                     cached,
+                    is_pair,
+                    transfer,
+                    answers,
                 });
             }
         });
@@ -303,6 +335,7 @@ mod tests {
                 tokens,
                 hits: &hits.into(),
                 credit: PrefixCredit::default(),
+                handovers: &[],
             },
             price(gamma),
         )[0]
@@ -351,6 +384,7 @@ mod tests {
                 tokens: 9_000,
                 hits: &PositionHits::from_slice(&[(0, 8_000)]),
                 credit: PrefixCredit { seconds, tokens },
+                handovers: &[],
             };
             candidates.ranking(prompt, price(1.0))[0]
         };
@@ -368,6 +402,7 @@ mod tests {
                 seconds: 0.0,
                 tokens: 8_000,
             },
+            handovers: &[],
         };
         let chosen = candidates.ranking(prompt, price(1.0))[0];
         assert!((candidates.rent(prompt, chosen, 0.3) - 0.5).abs() < 1e-9);
@@ -402,6 +437,7 @@ mod tests {
                         tokens: 1,
                         hits: &PositionHits::new(),
                         credit: PrefixCredit::default(),
+                        handovers: &[],
                     },
                     price(1.0)
                 )
@@ -421,7 +457,7 @@ mod tests {
                 (candidate.position, candidate.queue_delay) = (position, f64::from(queue_delay[position as usize]) / 10.0);
             }
             let lookup: PositionHits = hits.iter().map(|(position, cached)| (*position, *cached)).collect();
-            let prompt = CostedPrompt { tokens: 6_000, hits: &lookup, credit: PrefixCredit::default() };
+            let prompt = CostedPrompt { tokens: 6_000, hits: &lookup, credit: PrefixCredit::default(), handovers: &[] };
             let mut costs = Vec::new();
             candidates.for_each(prompt, price(1.5), |cost| costs.push(cost));
             let cached: Vec<u32> = positions.iter().map(|position| hits.get(position).copied().unwrap_or(0)).collect();

@@ -3,18 +3,20 @@
 
 mod interference;
 mod lanes;
+mod occupancy;
 mod terms;
 
 use std::time::Duration;
 
 use interference::PrefillInterference;
 use lanes::{PendingPrefill, PrefillLanes};
+pub(super) use occupancy::{Occupancy, OccupancyMark};
 pub(super) use terms::EndpointTerms;
 
 use crate::{
     ledger::{InFlightTotals, LegKey, RequestKey},
     load::EngineSample,
-    scheduler::speed::{DecodeSpeed, PrefillFit, PrefillSpeed, UsualSpeed},
+    scheduler::speed::{DecodeSpeed, MeanOccupancy, PrefillFit, PrefillSpeed, UsualSpeed},
 };
 
 /// Time constant of [`EngineModel::recent_prefill`]: older work counts for less, by a factor e.
@@ -41,9 +43,13 @@ pub(super) struct EngineModel {
     /// Of one lane.
     pub(super) prefill: PrefillSpeed,
     pub(super) decode: DecodeSpeed,
+    pub(super) occupancy: Occupancy,
     lanes: PrefillLanes,
     interference: PrefillInterference,
     memory: KvMemory,
+    /// Legs that take over what another endpoint computes, and did not begin to answer, with the
+    /// memory that is reserved for each.
+    reserved: Vec<(LegKey, u32)>,
     /// Requests of other clients in its queue, as of the last sample.
     foreign: u32,
     /// Seconds of recent prefill, with exponential decay: shows whose cache was overwritten most.
@@ -133,13 +139,13 @@ impl EngineModel {
         let window = window.as_secs_f64();
         pending < window
             || ((2.0 * self.interference() - 1.0) * pending < window
-                && in_flight.unanswered <= self.interference.reach())
+                && in_flight.prompts <= self.interference.reach())
     }
 
     /// Whether a prompt without room may be sent behind one other, to learn how much that delays
     /// it.
     pub(super) fn may_explore(&self, in_flight: InFlightTotals) -> bool {
-        in_flight.unanswered == self.lanes()
+        in_flight.prompts == self.lanes()
             && self.prefill.is_measured()
             && self.interference.is_due()
     }
@@ -186,13 +192,16 @@ impl EngineModel {
             uncached,
             explores,
         } = prompt;
+        self.memory.added += i64::from(memory);
+        if uncached == 0 {
+            self.reserved.push((leg, memory));
+            return;
+        }
         let fit = self.fit(usual);
         let ahead = self.pending(before, fit).at(now.as_secs_f64()) * fit.rate;
-        self.interference
-            .sent(leg, ahead, before.unanswered, explores);
+        self.interference.sent(leg, ahead, before.prompts, explores);
         self.recent_prefill += f64::from(uncached) / fit.rate;
-        self.lanes.sent(before.unanswered, now);
-        self.memory.added += i64::from(memory);
+        self.lanes.sent(before.prompts, now);
     }
 
     /// Decays the recent prefill.
@@ -218,7 +227,7 @@ impl EngineModel {
         let request = leg.request;
         self.answered_at = answers;
         let sent = now.saturating_sub(ttft);
-        let began = self.lanes.computed(before.unanswered, sent, now);
+        let began = self.lanes.computed(before.prompts, sent, now);
         let fit = self.prefill.fit(usual.fit());
         let sent = self.interference.answered(leg, uncached, ttft, fit);
         let share = self.interference();
@@ -259,16 +268,24 @@ impl EngineModel {
         now: Duration,
     ) {
         self.left(leg);
-        self.lanes.computed(before.unanswered, sent, now);
+        self.lanes.computed(before.prompts, sent, now);
     }
 
     /// A prompt ended there, or was sent elsewhere.
     pub(super) fn left(&mut self, leg: LegKey) {
         self.interference.left(leg);
+        self.reserved.retain(|(reserved, _)| *reserved != leg);
+    }
+
+    /// Legs that it keeps memory for.
+    #[cfg(test)]
+    pub(super) const fn reserved_legs(&self) -> usize {
+        self.reserved.len()
     }
 
     /// Prompts ended there, or were sent elsewhere: those that are not `unanswered` there.
     pub(super) fn retain(&mut self, unanswered: impl Fn(LegKey) -> bool) {
+        self.reserved.retain(|(leg, _)| unanswered(*leg));
         self.interference.retain(unanswered);
     }
 
@@ -291,7 +308,7 @@ impl EngineModel {
     /// The prompts of ours before one that is sent now, if one is computed after the other.
     fn pending(&self, in_flight: InFlightTotals, fit: PrefillFit) -> PendingPrefill {
         let whole = in_flight.tokens as f64 / fit.rate;
-        self.lanes.pending(in_flight.unanswered, whole)
+        self.lanes.pending(in_flight.prompts, whole)
     }
 
     /// Prompts that it computes at once.
@@ -306,7 +323,23 @@ impl EngineModel {
 
     /// The share of it that computes prompts, 0..=1.
     pub(super) fn busy_share(&self, in_flight: InFlightTotals) -> f64 {
-        f64::from(in_flight.unanswered.min(self.lanes())) * self.lanes.share()
+        f64::from(in_flight.prompts.min(self.lanes())) * self.lanes.share()
+    }
+
+    /// What it does at once, with `in_flight` there, from now on.
+    pub(super) fn occupied(&mut self, in_flight: InFlightTotals, now: Duration) {
+        let present = MeanOccupancy {
+            batch: f64::from(in_flight.requests - in_flight.unanswered),
+            context: self.context(),
+            prefill: self.busy_share(in_flight),
+        };
+        self.occupancy.set(present, now);
+    }
+
+    /// Tokens in use of its KV cache; 0 if it reports none.
+    pub(super) fn context(&self) -> f64 {
+        let used = self.memory.used.filter(|_| self.memory.capacity.is_some());
+        used.map_or(0, |used| used.saturating_add_signed(self.memory.added)) as f64
     }
 
     /// A prompt ended, and frees what no other one needs.
@@ -349,7 +382,8 @@ impl EngineModel {
             .capacity
             .zip(usage)
             .map(|(capacity, usage)| (capacity as f64 * f64::from(usage)) as u64);
-        self.memory.added = ours.tokens.cast_signed();
+        let reserved = self.reserved.iter().map(|(_, memory)| i64::from(*memory));
+        self.memory.added = ours.tokens.cast_signed() + reserved.sum::<i64>();
         (self.memory.inherited, self.memory.refused) = (0, false);
     }
 

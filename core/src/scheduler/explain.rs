@@ -139,7 +139,6 @@ impl Scheduler {
             waited,
             ..
         } = request;
-        let need = RoomRequirement { query, waited };
         let eligible = self.endpoints.eligible(model, query.split).ok()?;
         let queue = &self.requests.queue;
         let set = self
@@ -151,11 +150,18 @@ impl Scheduler {
             tokens: query.prompt_tokens,
             hits: &lookup.hits,
             credit: self.rents.credit(query, now),
+            handovers: &self.endpoints.handovers(query, model, lookup, now),
         };
         let mut candidates = Vec::with_capacity(set.len());
         set.for_each(prompt, price, |cost| {
             let candidate = set.candidates[cost.candidate];
             let position = candidate.position as usize;
+            let need = RoomRequirement {
+                query,
+                model,
+                waited,
+                is_pair: cost.is_pair,
+            };
             let has_room = self.endpoints.has_room(position, need, &rules, now);
             let costs = self.candidate_costs(&candidate, &cost, price, lookup, has_room);
             candidates.push((costs, queue.is_wanted(position)));

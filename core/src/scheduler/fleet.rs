@@ -5,15 +5,17 @@
 //! parallel; `flights` is what the ledger sums up; and `terms` follow from engines and flights, so
 //! that who changes one of them [recounts](Fleet::recount) the position.
 
+mod answers;
 mod caches;
 mod room;
+mod takeover;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 pub(super) use self::room::RoomRequirement;
 use super::{
     engine::{EndpointTerms, EngineModel, FirstByte, SentPrompt},
-    speed::{PrefillFit, PrefillSpeed, UsualSpeed},
+    speed::{PoolDecodeSpeed, PrefillFit, PrefillSpeed, TransferSpeed, UsualSpeed},
     utilization::Utilization,
 };
 use crate::{
@@ -67,6 +69,9 @@ pub(super) struct Fleet {
     flights: Vec<InFlightTotals>,
     utilization: Utilization,
     usual: UsualSpeed,
+    /// How fast KV caches move from prefill to decode endpoints.
+    transfers: TransferSpeed,
+    decoding: PoolDecodeSpeed,
     /// First bytes so far.
     answers: u64,
     /// The time of the last tick.
@@ -100,6 +105,8 @@ impl Fleet {
             flights: vec![InFlightTotals::default(); endpoints],
             utilization: Utilization::idle(endpoints),
             usual,
+            transfers: TransferSpeed::default(),
+            decoding: PoolDecodeSpeed::default(),
             answers: 0,
             ticked: Duration::ZERO,
             silent: BTreeSet::new(),
@@ -260,11 +267,22 @@ impl Fleet {
             if let Some(before) = self.ledger.first_byte(key)
                 && let Some(position) = self.position(before.endpoint)
             {
-                let flight = self.flights[position];
-                self.engines[position].done(key, flight, before.since, now);
+                if before.tokens > 0 {
+                    let flight = self.flights[position];
+                    self.engines[position].done(key, flight, before.since, now);
+                } else {
+                    self.engines[position].left(key);
+                }
                 self.recount(position, now);
             }
         }
+    }
+
+    /// Legs that decode endpoints keep memory for.
+    #[cfg(test)]
+    pub(super) fn reserved_legs(&self) -> usize {
+        let reserved = self.engines.iter().map(EngineModel::reserved_legs);
+        reserved.sum()
     }
 
     /// Non-streaming legs that are remembered.
@@ -284,8 +302,7 @@ impl Fleet {
         let position = self.position(before.endpoint);
         if let Some(position) = position.filter(|_| before.tokens == 0) {
             // It computed no prompt, so that its time shows no speed.
-            let flight = self.flights[position];
-            self.engines[position].done(key, flight, before.since, now);
+            self.engines[position].left(key);
             self.recount(position, now);
         } else if let Some(position) = position {
             let ttft = ttft.unwrap_or_else(|| now.saturating_sub(before.since));
@@ -305,11 +322,6 @@ impl Fleet {
     /// An engine reported that `tokens` of this prompt were uncached.
     pub(super) fn prefilled(&mut self, position: usize, request: RequestKey, tokens: u32) {
         self.engines[position].corrected(request, tokens);
-    }
-
-    /// An answer of `tokens` tokens came in `duration` after its first.
-    pub(super) fn decoded(&mut self, position: usize, duration: Duration, tokens: u32) {
-        self.engines[position].decode.answered(duration, tokens);
     }
 
     /// An engine's own figures; `None` when they are missing or stale.
@@ -391,6 +403,7 @@ impl Fleet {
             engine.review(self.answers, endpoints);
         }
         self.usual = self.usual_speed();
+        self.transfers.review(self.answers);
         self.change(|ledger| _ = ledger.expire(now), now)
     }
 
@@ -460,6 +473,7 @@ impl Fleet {
         let flight = self.ledger.in_flight(self.pool().endpoints[position].id);
         self.flights[position] = flight;
         self.read_terms(position);
+        self.engines[position].occupied(flight, now);
         let busy = self.engines[position].busy_share(flight);
         self.utilization.set(position, busy, now);
         let load = &mut self.loads[position];

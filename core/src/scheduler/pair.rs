@@ -12,7 +12,7 @@ use super::{
     Scheduler,
     fleet::{Fleet, PrefillWork},
     lookup::{CacheExpectation, CacheLookup},
-    requests::RequestMetadata,
+    requests::{RequestMetadata, RequestProgress},
 };
 use crate::{
     ledger::{LegId, RequestKey},
@@ -21,17 +21,27 @@ use crate::{
 };
 
 impl Scheduler {
-    /// A ranking with decode endpoints for its prefill endpoints. What cannot be paired is as it
-    /// was.
+    /// A ranking with decode endpoints for those of its positions that only compute the prompt.
+    /// What cannot be paired is as it was.
     pub(super) fn paired(
         &mut self,
         ranked: SmallVec<[RankedEndpoint; MAX_RANKED]>,
-        model: Option<&str>,
+        is_pair: &[usize],
+        (query, model): (&Query, Option<&str>),
+        lookup: &CacheLookup,
+        now: Duration,
     ) -> SmallVec<[RankedEndpoint; MAX_RANKED]> {
+        if is_pair.is_empty() {
+            return ranked;
+        }
         let Self { endpoints, rng, .. } = self;
-        let loads = endpoints.loads();
-        let load = |position: usize| loads[position];
-        let paired = endpoints.picker().pair_up(ranked.clone(), model, load, rng);
+        let (draw, start) = (rng.unit(), rng.next_u64() as usize);
+        let is_paired = |ranked: &RankedEndpoint| is_pair.contains(&ranked.position);
+        let rank = |_prefill: usize, decode: usize| {
+            endpoints.takeover_rank(decode, (query, lookup), draw, now)
+        };
+        let picker = endpoints.picker();
+        let paired = picker.pair_up(&ranked, is_paired, model, start, rank);
         paired.unwrap_or(ranked)
     }
 
@@ -76,6 +86,10 @@ impl Scheduler {
             sent: None,
             memory: self.endpoints.charge(decode.position, taken_over),
             prefill: Some(self.endpoints.charge(prefill.position, computed)),
+            progress: RequestProgress {
+                moves: self.endpoints.moved_tokens(decode.position, query, lookup),
+                ..RequestProgress::default()
+            },
         };
         let open = self.endpoints.ledger();
         self.requests.booked(key, metadata, uncached, open, now);

@@ -232,6 +232,12 @@ impl Scheduler {
             tokens: waiting.query.prompt_tokens,
             hits: &waiting.lookup.hits,
             credit: self.rents.credit(&waiting.query, now),
+            handovers: &self.endpoints.handovers(
+                &waiting.query,
+                waiting.model.as_deref(),
+                &waiting.lookup,
+                now,
+            ),
         };
         let ranking = candidates.ranking(prompt, set.price);
         let Some(cost) = ranking.first().copied() else {
@@ -244,7 +250,9 @@ impl Scheduler {
         let waited = now.saturating_sub(waiting.since);
         let need = RoomRequirement {
             query: &waiting.query,
+            model: waiting.model.as_deref(),
             waited,
+            is_pair: cost.is_pair,
         };
         let has_room = self.endpoints.has_room(position, need, rules, now);
         let is_claimed = claimed.contains(&candidate.position);
@@ -253,7 +261,7 @@ impl Scheduler {
                 self.endpoints.refused(position, need);
                 claimed.push(candidate.position);
             }
-            let service = cost.finish - candidate.queue_delay;
+            let service = cost.service(candidate.queue_delay);
             self.requests.check_in(waiting, service, candidate.position);
             return (Some(position), false);
         }

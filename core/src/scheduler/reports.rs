@@ -98,7 +98,20 @@ impl Scheduler {
     ) -> Option<OpenLeg> {
         let leg = leg.into();
         self.claim_answered(leg);
-        self.endpoints.first_byte(leg, ttft, now)
+        let before = self.endpoints.first_byte(leg, ttft, now)?;
+        match (leg.leg, self.endpoints.position(before.endpoint)) {
+            (LegId::PREFILL, _) => self.requests.prefilled(leg.request, now),
+            (LegId::MAIN, Some(position)) => {
+                let mark = self.endpoints.occupancy(position, now);
+                if let Some((tokens, took)) = self.requests.answering(leg.request, mark, now) {
+                    // A leg that was sent after the prefill knows better than two reports.
+                    let took = ttft.map_or(took, |ttft| ttft.min(took));
+                    self.endpoints.transferred(tokens, took);
+                }
+            }
+            _ => {}
+        }
+        Some(before)
     }
 
     /// A leg ended, and its request goes on. Returns the leg, the first time only.
@@ -151,12 +164,16 @@ impl Scheduler {
                     .prefilled(position, key, prompt.saturating_sub(cached));
             }
         }
+        let answering = metadata
+            .as_ref()
+            .and_then(|metadata| metadata.progress.answering);
         let learnt_from = metadata.filter(|metadata| metadata.prefill.is_none());
         let calibration = position.and_then(|position| self.learn(position, learnt_from?, ended));
         if let (Some(position), Some(decoding), Some(tokens)) =
             (position, ended.decoding, ended.completion_tokens)
         {
-            self.endpoints.decoded(position, decoding, tokens);
+            let answer = (decoding, tokens);
+            self.endpoints.decoded(position, answer, answering, now);
         }
         (released, calibration)
     }

@@ -8,6 +8,7 @@ use std::{collections::HashMap, time::Duration};
 
 use super::{
     EvictedRequest,
+    engine::OccupancyMark,
     fleet::MemoryCharge,
     lookup::CacheExpectation,
     queue::{QueuedRequest, RequestQueue},
@@ -46,6 +47,18 @@ pub(super) struct RequestMetadata {
     /// Of the endpoint of its prefill leg, if it has one: then nothing is expected of the cache
     /// where it decodes, and nothing is learned from what the engine there reports of it.
     pub(super) prefill: Option<MemoryCharge>,
+    pub(super) progress: RequestProgress,
+}
+
+/// How far an open request is, for what is learned of its endpoints.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RequestProgress {
+    /// Tokens that its decode endpoint takes over, of a pair.
+    pub(super) moves: u32,
+    /// When its prefill leg was answered.
+    pub(super) prefilled: Option<Duration>,
+    /// When its answer began; `None` if the answer comes as a whole.
+    pub(super) answering: Option<OccupancyMark>,
 }
 
 /// The queue has no room for a request, and the fair share of its tenant is used.
@@ -141,9 +154,38 @@ impl PoolRequests {
     /// The prefill leg of a request that was booked as a pair moved to an endpoint, with this
     /// charge.
     pub(super) fn prefill_moved(&mut self, key: RequestKey, memory: MemoryCharge) {
-        let prefill = self.metadata.get_mut(&key);
-        let prefill = prefill.and_then(|metadata| metadata.prefill.as_mut());
-        prefill.into_iter().for_each(|charge| *charge = memory);
+        if let Some(metadata) = self.metadata.get_mut(&key)
+            && let Some(charge) = &mut metadata.prefill
+        {
+            *charge = memory;
+            metadata.progress.prefilled = None;
+        }
+    }
+
+    /// The prefill leg of a request that was booked as a pair was answered.
+    pub(super) fn prefilled(&mut self, key: RequestKey, now: Duration) {
+        if let Some(metadata) = self.metadata.get_mut(&key) {
+            metadata.progress.prefilled = Some(now);
+        }
+    }
+
+    /// The answer of a request begins. Returns the tokens that were taken over for it and how long
+    /// that took, if that shows.
+    pub(super) fn answering(
+        &mut self,
+        key: RequestKey,
+        mark: OccupancyMark,
+        now: Duration,
+    ) -> Option<(u32, Duration)> {
+        let metadata = self.metadata.get_mut(&key)?;
+        if metadata.query.non_streaming {
+            return None;
+        }
+        let progress = &mut metadata.progress;
+        progress.answering = Some(mark);
+        metadata.prefill?;
+        let took = now.saturating_sub(progress.prefilled?);
+        Some((progress.moves, took))
     }
 
     /// What was claimed of an open request for the engine's counters, the first time.

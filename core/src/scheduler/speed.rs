@@ -26,13 +26,15 @@
 
 mod decode;
 mod fit;
+mod transfer;
 mod usual;
 
 use std::time::Duration;
 
-pub(super) use decode::DecodeSpeed;
+pub(super) use decode::{DecodeSample, DecodeSpeed, MeanOccupancy, PoolDecodeSpeed};
 pub(super) use fit::PrefillFit;
 use fit::PrefillMeasure;
+pub(super) use transfer::TransferSpeed;
 pub(super) use usual::UsualSpeed;
 
 use crate::ledger::RequestKey;

@@ -15,6 +15,7 @@ mod counters;
 mod eligible_sets;
 mod interference;
 mod lanes;
+mod pair_properties;
 mod pairs;
 mod properties;
 mod queueing;

@@ -19,7 +19,7 @@ const EPOCH: Duration = Duration::from_secs(300);
 #[derive(Clone, Debug)]
 pub(super) struct Utilization {
     endpoints: Vec<EndpointShare>,
-    /// Over all endpoints: those that serve nothing alone are never busy.
+    /// Over all endpoints: in a pool without pairs, those that serve nothing alone are never busy.
     total: EndpointShare,
     epoch: Duration,
 }
@@ -66,15 +66,27 @@ impl Utilization {
         }
     }
 
-    /// The mean over a set as of now, 0..=1.
+    /// That of one endpoint as of now, 0..=1.
+    pub(super) fn at(&self, position: usize, now: Duration) -> f64 {
+        self.mean_of(std::iter::once(position), now)
+    }
+
+    /// The mean over endpoints as of now, 0..=1; 0 of none.
+    pub(super) fn mean_of(&self, positions: impl Iterator<Item = usize>, now: Duration) -> f64 {
+        let none = (0u32, EndpointShare::default());
+        let (count, sum) = positions.fold(none, |(count, sum), position| {
+            (count + 1, sum.plus(self.endpoints[position]))
+        });
+        let mean = (sum.busy + sum.faded * self.kept(now)) / f64::from(count.max(1));
+        mean.clamp(0.0, 1.0)
+    }
+
+    /// The mean over a set of a pool without pairs as of now, 0..=1.
     pub(super) fn mean(&self, set: &EligibleSet, now: Duration) -> f64 {
-        let sum = if set.id() == EligibleSetId::EVERYONE {
-            self.total
-        } else {
-            let members = set.positions().map(|position| self.endpoints[position]);
-            members.fold(EndpointShare::default(), EndpointShare::plus)
-        };
-        let mean = (sum.busy + sum.faded * self.kept(now)) / set.len().max(1) as f64;
+        if set.id() != EligibleSetId::EVERYONE {
+            return self.mean_of(set.positions(), now);
+        }
+        let mean = (self.total.busy + self.total.faded * self.kept(now)) / set.len().max(1) as f64;
         mean.clamp(0.0, 1.0)
     }
 

@@ -109,6 +109,7 @@ impl Model {
                     u64::from(open.tokens)
                 },
             unanswered: sum.unanswered + u32::from(open.phase != LegPhase::Answering),
+            prompts: sum.prompts + u32::from(open.phase != LegPhase::Answering && open.tokens > 0),
         })
     }
 

@@ -3,11 +3,12 @@
 use super::*;
 use crate::{
     collection::Collection,
-    load::EngineSample,
+    load::{EngineSample, Health},
     pick::PickRequest,
     policy::{DisaggregationPolicy, KvAware, PairDialect, PoolPolicy, Strategy},
     snapshot::{
-        EndpointId, EngineRank, Model, ModelHolders, PairingFacts, PendingDiscovery, PoolSpec,
+        Endpoint, EndpointId, EngineRank, Model, ModelHolders, PairingFacts, PendingDiscovery,
+        PoolSpec,
     },
 };
 

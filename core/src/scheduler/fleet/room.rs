@@ -13,7 +13,7 @@ use crate::{
         engine::EndedPrompt,
         queue::{QueuedDemand, QueuedWork},
     },
-    snapshot::EndpointId,
+    snapshot::{EndpointId, Role},
 };
 
 /// How long a request waits for memory alone. Engines' memory figures may be wrong, and engines
@@ -26,8 +26,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(in crate::scheduler) struct RoomRequirement<'a> {
     /// Its prompt.
     pub(in crate::scheduler) query: &'a Query,
+    /// The model that it names.
+    pub(in crate::scheduler) model: Option<&'a str>,
     /// How long it has been queued.
     pub(in crate::scheduler) waited: Duration,
+    /// Only its prompt is computed there, for a decode endpoint.
+    pub(in crate::scheduler) is_pair: bool,
 }
 
 /// The endpoints that may take a request at one moment, as positions in ascending order. They are
@@ -36,8 +40,9 @@ pub(in crate::scheduler) struct RoomRequirement<'a> {
 pub(in crate::scheduler) struct FreeEndpoints(Vec<u32>);
 
 impl Fleet {
-    /// The endpoints that may serve a model, for a request that is split those that it may be sent
-    /// to first; never empty.
+    /// The endpoints that may serve a model, for a request that may be split those that it may be
+    /// sent to first, and those that serve it alone once it is known what a pair costs; never
+    /// empty.
     ///
     /// # Errors
     /// When there are none.
@@ -46,7 +51,12 @@ impl Fleet {
         model: Option<&str>,
         split: bool,
     ) -> Result<&Arc<EligibleSet>, NoEndpoint> {
-        self.picker.members(model, split)
+        let is_known = || self.transfers.seconds(0.0).is_some();
+        let sets = self.picker.split_candidates(model);
+        match sets.filter(|_| split && is_known()) {
+            Some(sets) => Ok(sets.compared),
+            None => self.picker.members(model, split),
+        }
     }
 
     /// Prompts that all endpoints together compute at once.
@@ -54,9 +64,19 @@ impl Fleet {
         self.lanes
     }
 
-    /// The share of time in which the engines of a set compute prompts, 0..=1.
+    /// The share of time in which the engines of a set compute prompts, 0..=1: of those among them
+    /// that are there for it, if any are.
     pub(in crate::scheduler) fn utilization(&self, eligible: &EligibleSet, now: Duration) -> f64 {
-        self.utilization.mean(eligible, now)
+        if self.picker.pair_groups() == 0 {
+            return self.utilization.mean(eligible, now);
+        }
+        let endpoints = &self.pool().endpoints;
+        let decodes = |position: &usize| endpoints[*position].role == Role::Decode;
+        if eligible.positions().all(|position| decodes(&position)) {
+            return self.utilization.mean_of(eligible.positions(), now);
+        }
+        let computing = eligible.positions().filter(|position| !decodes(position));
+        self.utilization.mean_of(computing, now)
     }
 
     /// The endpoints of `eligible` that may be chosen for a request and are up, or warm up and take
@@ -78,13 +98,10 @@ impl Fleet {
             let untried = move |position: &usize| exclude.is_empty() || !tried(*position);
             eligible.positions().filter(untried)
         };
-        let now = now.as_secs_f64();
         let of = |takes: &dyn Fn(Health) -> bool| {
             let chosen = may_serve().filter(|&position| takes(self.loads[position].health));
             let mut found = Vec::with_capacity(eligible.len());
-            found.extend(
-                chosen.map(|position| self.candidate_at(position, queued.at(position), now)),
-            );
+            found.extend(chosen.map(|position| self.candidate(position, queued.at(position), now)));
             found
         };
         let mut candidates = of(&|health| health.admits(draw));
@@ -103,21 +120,17 @@ impl Fleet {
         queued: QueuedDemand,
         now: Duration,
     ) -> CandidateEndpoint {
-        self.candidate_at(position, queued, now.as_secs_f64())
-    }
-
-    /// The candidate at a position, at `now`, in seconds.
-    fn candidate_at(&self, position: usize, queued: QueuedDemand, now: f64) -> CandidateEndpoint {
         let terms = &self.terms[position];
         CandidateEndpoint {
             position: position as u32,
             in_flight: terms.in_flight,
             recent_prefill: terms.recent_prefill,
-            queue_delay: terms.queue_delay(queued.seconds, now),
+            queue_delay: terms.queue_delay(queued.seconds, now.as_secs_f64()),
             interference: terms.interference,
             waiting: f64::from(queued.waiting) * terms.lane_share,
             base: terms.fit.base,
             per_token: terms.per_token,
+            split: self.split_terms(position, now),
         }
     }
 
@@ -125,8 +138,9 @@ impl Fleet {
     /// takes the prompt.
     ///
     /// Work of other clients raises the cost of an endpoint and is not waited for: it might never
-    /// end. Nor is memory waited for forever, see [`PATIENCE`]. An endpoint that cools down asked
-    /// to be left alone: it has no room until that is over.
+    /// end. Nor is memory waited for forever, see [`PATIENCE`]; that of decode endpoints for half of
+    /// the queue's limit, as one that is full preempts answers which people read already. An endpoint
+    /// that cools down asked to be left alone: it has no room until that is over.
     pub(in crate::scheduler) fn has_room(
         &self,
         position: usize,
@@ -140,6 +154,9 @@ impl Fleet {
             && (self.is_free(position, rules.window, now) || explores)
             && (need.waited >= patience
                 || self.engines[position].fits(self.memory(position, need.query)))
+            && (!need.is_pair
+                || need.waited >= rules.queue.max_wait / 2
+                || self.is_taken_over(position, (need.query, need.model)))
     }
 
     /// Tokens for which a prompt needs memory of its own at this position: all but the beginning

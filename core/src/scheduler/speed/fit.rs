@@ -71,8 +71,8 @@ pub(super) enum PrefillMeasure {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MeanPrompt {
     /// Uncached tokens.
-    tokens: f64,
-    seconds: f64,
+    pub(super) tokens: f64,
+    pub(super) seconds: f64,
 }
 
 /// What is compared of samples.
@@ -226,8 +226,8 @@ fn per_token(samples: &[MeanPrompt]) -> f64 {
     weighted_median(&mut ratios).unwrap_or(SLOWEST)
 }
 
-/// See the module; `None` when no two samples are apart.
-fn repeated_median(samples: &[MeanPrompt]) -> Option<f64> {
+/// The slope of samples, see the module; `None` when no two of them are apart.
+pub(super) fn repeated_median(samples: &[MeanPrompt]) -> Option<f64> {
     let apart = |one: &MeanPrompt, other: &MeanPrompt| {
         let distance = (one.tokens - other.tokens).abs();
         (distance >= APART).then_some(distance)

@@ -58,13 +58,30 @@ impl UsualSpeed {
             return own;
         };
         let ratio = own.seconds(tokens) / usual.seconds(tokens);
-        let above = ratio.max(1.0 / ratio) - 1.0;
-        if above >= 2.0 * NOISE {
+        if is_whole(ratio) {
             return own;
         }
-        let counted = 1.0 + 2.0 * (above - NOISE).max(0.0);
-        usual.scaled(if ratio < 1.0 { 1.0 / counted } else { counted })
+        usual.scaled(counted(ratio))
     }
+}
+
+/// What counts of the ratio of an endpoint's time to the usual one.
+pub(super) fn counted(ratio: f64) -> f64 {
+    if is_whole(ratio) {
+        return ratio;
+    }
+    let counted = 1.0 + 2.0 * (above(ratio) - NOISE).max(0.0);
+    if ratio < 1.0 { 1.0 / counted } else { counted }
+}
+
+/// Whether a ratio is too large for noise.
+fn is_whole(ratio: f64) -> bool {
+    above(ratio) >= 2.0 * NOISE
+}
+
+/// By how much a ratio, or its inverse, is above 1.
+fn above(ratio: f64) -> f64 {
+    ratio.max(1.0 / ratio) - 1.0
 }
 
 #[cfg(test)]
@@ -79,7 +96,7 @@ mod tests {
     };
 
     /// The time of a prompt as it counts, over the usual one, where it was `ratio` when measured.
-    fn counted(ratio: f64) -> f64 {
+    fn time_of(ratio: f64) -> f64 {
         let own = UsualSpeed::Learned(USUAL).shrunk(USUAL.scaled(ratio), 1_000.0);
         own.seconds(1_000.0) / USUAL.seconds(1_000.0)
     }
@@ -87,10 +104,10 @@ mod tests {
     #[test]
     fn a_small_difference_is_none_and_a_large_one_counts_whole() {
         for ratio in [0.84, 0.95, 1.0, 1.1, 1.19] {
-            assert!((counted(ratio) - 1.0).abs() < 1e-9, "{ratio}");
+            assert!((time_of(ratio) - 1.0).abs() < 1e-9, "{ratio}");
         }
         for ratio in [0.1, 0.4, 0.7, 1.4, 2.5, 100.0] {
-            assert!((counted(ratio) / ratio - 1.0).abs() < 1e-9, "{ratio}");
+            assert!((time_of(ratio) / ratio - 1.0).abs() < 1e-9, "{ratio}");
         }
         let own = USUAL.scaled(1.1);
         assert_eq!(UsualSpeed::Configured(USUAL).shrunk(own, 1_000.0), own);
@@ -107,7 +124,7 @@ mod tests {
         fn what_counts_grows_with_what_was_measured_and_never_exceeds_it(
             ratio in 0.05f64..20.0, step in 1.0f64..1.01,
         ) {
-            let (less, more) = (counted(ratio), counted(ratio * step));
+            let (less, more) = (time_of(ratio), time_of(ratio * step));
             prop_assert!(more >= less - 1e-9);
             prop_assert!(more / less - 1.0 < 0.05, "no jump");
             let (least, most) = if ratio < 1.0 { (ratio, 1.0) } else { (1.0, ratio) };
