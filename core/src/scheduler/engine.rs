@@ -336,6 +336,17 @@ impl EngineModel {
         self.occupancy.set(present, now);
     }
 
+    /// How scarce its memory is, from 1: the time for which an answer holds it is dearer the less
+    /// is free. 1 if it reports none.
+    pub(super) fn scarcity(&self) -> f64 {
+        let capacity = self
+            .memory
+            .capacity
+            .map_or(f64::INFINITY, |tokens| tokens as f64);
+        let used = self.context() / (FULL * capacity);
+        1.0 / (1.0 - used.powi(4)).max(1.0 - FULL)
+    }
+
     /// Tokens in use of its KV cache; 0 if it reports none.
     pub(super) fn context(&self) -> f64 {
         let used = self.memory.used.filter(|_| self.memory.capacity.is_some());

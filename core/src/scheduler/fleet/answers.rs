@@ -12,7 +12,7 @@ use crate::scheduler::{engine::OccupancyMark, speed::DecodeSample};
 /// What a second that an answer takes longer is worth, in seconds that its first token comes later.
 /// An answer takes several times as long as people accept to wait for its beginning: two seconds,
 /// and 40 ms for each of some hundred tokens.
-const ANSWER_WEIGHT: f64 = 0.15;
+const ANSWER_WEIGHT: f64 = 0.08;
 
 /// An endpoint that computes prompts generates for this share of the time at least.
 const LEAST_DECODING: f64 = 0.05;
@@ -53,7 +53,8 @@ impl Fleet {
     /// What a second of prefill at a position costs the answers that are generated there, in
     /// seconds until a first token.
     pub(super) fn delay(&self, position: usize) -> f64 {
-        ANSWER_WEIGHT * self.batch(position) * self.terms[position].lane_share
+        let engine = &self.engines[position];
+        ANSWER_WEIGHT * engine.scarcity() * self.batch(position) * self.terms[position].lane_share
     }
 
     /// Answers that are generated at a position, or will be.
@@ -82,6 +83,6 @@ impl Fleet {
         // Others are half done.
         let own_and_others = tokens * (after + batch * (after - before) / 2.0);
         let decoding = (1.0 - self.utilization.at(position, now)).max(LEAST_DECODING);
-        ANSWER_WEIGHT * engine.decode.share() * own_and_others / decoding
+        ANSWER_WEIGHT * engine.scarcity() * engine.decode.share() * own_and_others / decoding
     }
 }

@@ -51,9 +51,8 @@ impl Fleet {
         model: Option<&str>,
         split: bool,
     ) -> Result<&Arc<EligibleSet>, NoEndpoint> {
-        let is_known = || self.transfers.seconds(0.0).is_some();
         let sets = self.picker.split_candidates(model);
-        match sets.filter(|_| split && is_known()) {
+        match sets.filter(|_| split && self.are_transfers_known()) {
             Some(sets) => Ok(sets.compared),
             None => self.picker.members(model, split),
         }
@@ -148,14 +147,21 @@ impl Fleet {
         rules: &KvAware,
         now: Duration,
     ) -> bool {
-        let patience = PATIENCE.min(rules.queue.max_wait / 2);
+        let longest = rules.queue.max_wait / 2;
+        // A request that is impatient only with whole requests would fill decode endpoints with
+        // prompts, so that no pair could use the prefill endpoints any more.
+        let patience = if self.is_decode(position) {
+            longest
+        } else {
+            PATIENCE.min(longest)
+        };
         let explores = need.waited > Duration::ZERO && self.may_explore(position);
         !self.loads[position].health.is_cooling()
             && (self.is_free(position, rules.window, now) || explores)
             && (need.waited >= patience
                 || self.engines[position].fits(self.memory(position, need.query)))
             && (!need.is_pair
-                || need.waited >= rules.queue.max_wait / 2
+                || need.waited >= longest
                 || self.is_taken_over(position, (need.query, need.model)))
     }
 

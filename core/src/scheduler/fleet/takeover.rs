@@ -94,6 +94,11 @@ impl Fleet {
         }
     }
 
+    /// Whether pairs have shown how long transfers take.
+    pub(in crate::scheduler) fn are_transfers_known(&self) -> bool {
+        self.transfers.seconds(0.0).is_some()
+    }
+
     /// Whether the memory of a decode endpoint that could take over from this position takes the
     /// prompt without preempting others. True where none of them is up: to wait is of no use.
     pub(in crate::scheduler) fn is_taken_over(
@@ -112,6 +117,12 @@ impl Fleet {
             is_any_ready = true;
             self.takes(position, query)
         }) || !is_any_ready
+    }
+
+    /// Whether an endpoint takes over what others compute.
+    pub(super) fn is_decode(&self, position: usize) -> bool {
+        let is_decode = self.pool().endpoints[position].role == Role::Decode;
+        is_decode && self.picker.pair_group(position).is_some()
     }
 
     /// Whether the memory at a position takes the prompt without preempting others.

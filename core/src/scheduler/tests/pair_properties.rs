@@ -10,7 +10,7 @@ use proptest::prelude::{
 use super::{pairs::pool_of, *};
 use crate::policy::PairDialect;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Event {
     Arrive {
         name: u64,

@@ -307,6 +307,22 @@ fn a_wrong_figure_of_memory_delays_a_request_by_half_of_the_limit_at_most() {
 }
 
 #[test]
+fn a_full_decode_endpoint_is_not_filled_with_whole_requests_either() {
+    let mut scheduler = scheduler_of(&PAIR);
+    scheduler.set_capacity(1, Some(10_000));
+    let full = EngineSample {
+        kv_usage: Some(0.9),
+        ..EngineSample::default()
+    };
+    scheduler.set_sample(1, Some(full));
+    let whole = prompt(1, 5_000);
+    waits(&schedule(&mut scheduler, 1, &whole, ms(0)));
+    let mut dequeued = Vec::new();
+    scheduler.dequeue(ms(5_000), &mut dequeued);
+    assert_eq!(dequeued, []);
+}
+
+#[test]
 fn the_decode_endpoint_that_has_a_prefix_takes_over_what_follows_it() {
     let roles = [Role::Prefill, Role::Decode, Role::Decode, Role::Decode];
     let pool = pool_of(PairDialect::Sglang, &roles);
