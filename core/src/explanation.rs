@@ -32,6 +32,26 @@ pub struct Explanation {
     /// How costs were weighed; only of `kv-aware` in the control plane.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<QueueExplanation>,
+    /// Whether the request is split between two endpoints, and why; only in the control plane, of
+    /// pools with `disaggregation`.
+    pub split: Option<SplitExplanation>,
+}
+
+/// Whether a request is split, and why. Costs are in seconds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SplitExplanation {
+    /// The endpoint that costs least only computes the prompt.
+    pub is_split: bool,
+    /// The name of the endpoint that would decode, if it is.
+    pub decode: Option<Arc<str>>,
+    /// The least cost of a pair; `None` if none was compared.
+    pub pair_s: Option<f64>,
+    /// The least cost of an endpoint alone; `None` if none was compared.
+    pub alone_s: Option<f64>,
+    /// Finished pairs have shown how long transfers take.
+    pub are_transfers_known: bool,
+    /// In one sentence.
+    pub reason: String,
 }
 
 /// One endpoint in an [`Explanation`].
@@ -151,7 +171,15 @@ pub struct CandidateCosts {
     pub queued_requests: u32,
     /// What earlier requests have paid of a copy of its common prefix there.
     pub spared_s: f64,
-    /// `ttft_s + gamma * wasted_prefill_s - spared_s`, and a little for requests in flight.
+    /// The name of the endpoint that would take the prompt over; `None` where the whole request
+    /// would be served.
+    pub decode: Option<Arc<str>>,
+    /// Seconds of `ttft_s` that the prompt would be on its way there.
+    pub transfer_s: f64,
+    /// What it costs answers: its own, and those that are generated at the same endpoint.
+    pub answers_s: f64,
+    /// `ttft_s + gamma * wasted_prefill_s - spared_s + answers_s`, and a little for requests in
+    /// flight.
     pub cost_s: f64,
     /// How much a prompt delays the next there, from 0, not at all, to 1, by all of its time.
     pub interference: f32,

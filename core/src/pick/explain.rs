@@ -74,6 +74,7 @@ impl Explanation {
             panic_mode: decision.is_ok_and(|made| made.gate == HealthTier::Any),
             candidates,
             queue: None,
+            split: None,
         }
     }
 }

@@ -3,8 +3,11 @@
 //! In two steps, because a scheduler is behind a lock: [`Scheduler::explain`] copies the figures,
 //! in about the time of a choice, and [`ExplanationFigures::explain`] sorts and writes them.
 
+mod split;
+
 use std::{sync::Arc, time::Duration};
 
+use self::split::SplitFigures;
 use super::{
     ScheduleRequest, Scheduler,
     cost::{CandidateEndpoint, CostedPrompt, EndpointCost, WastePrice},
@@ -26,6 +29,7 @@ pub struct ExplanationFigures {
     hits: Vec<CacheHit>,
     picked: PickRecord,
     queue: Option<QueueFigures>,
+    split: Option<SplitFigures>,
 }
 
 /// Those of `kv-aware`.
@@ -53,6 +57,7 @@ impl ExplanationFigures {
             hits,
             picked,
             queue,
+            split,
         } = self;
         let ask = PickRequest {
             model: model.as_deref(),
@@ -60,10 +65,16 @@ impl ExplanationFigures {
             ..PickRequest::new(&query)
         };
         let explanation = picker.explain_record(&ask, picked);
-        match queue {
+        let mut explanation = match queue {
             Some(queue) if !queue.candidates.is_empty() => explanation.with_queue(queue.explain()),
             _ => explanation,
-        }
+        };
+        let compared = explanation
+            .queue
+            .as_ref()
+            .map(|queue| &queue.candidates[..]);
+        explanation.split = split.map(|split| split.explain(compared.unwrap_or_default()));
+        explanation
     }
 }
 
@@ -100,7 +111,9 @@ impl Scheduler {
     pub fn explain(&self, request: ScheduleRequest<'_>, now: Duration) -> ExplanationFigures {
         let mut query = self.endpoints.corrected(request.query);
         let lookup = self.endpoints.lookup(&query, request.hits, now);
+        let is_accepted = query.split;
         query.split = self.endpoints.splits(&query, request.model, &lookup);
+        let split = SplitFigures::of(&self.endpoints, is_accepted, query.split);
         let hits = estimate::cache_hits(&lookup.estimates, self.pool());
         let ask = PickRequest {
             query: &query,
@@ -123,6 +136,7 @@ impl Scheduler {
             hits,
             picked,
             queue,
+            split,
         }
     }
 
@@ -163,7 +177,16 @@ impl Scheduler {
                 is_pair: cost.is_pair,
             };
             let has_room = self.endpoints.has_room(position, need, &rules, now);
-            let costs = self.candidate_costs(&candidate, &cost, price, lookup, has_room);
+            let decode = cost.is_pair.then(|| {
+                let decode = self
+                    .endpoints
+                    .best_decode(position, (query, model), lookup, now);
+                decode.map(|decode| Arc::clone(&self.pool().endpoints[decode].name))
+            });
+            let costs = CandidateCosts {
+                decode: decode.flatten(),
+                ..self.candidate_costs(&candidate, &cost, price, lookup, has_room)
+            };
             candidates.push((costs, queue.is_wanted(position)));
         });
         Some(QueueFigures {
@@ -199,6 +222,9 @@ impl Scheduler {
             wasted_prefill_s: cost.wasted_prefill,
             gamma: price.at(candidate) as f32,
             spared_s: cost.spared,
+            decode: None,
+            transfer_s: cost.transfer,
+            answers_s: cost.answers,
             queued_requests: self.requests.queue.work().at(position).waiting,
             cost_s: cost.total,
             interference: candidate.interference as f32,

@@ -94,6 +94,23 @@ impl Fleet {
         }
     }
 
+    /// The decode endpoint that takes this prompt over best from a position.
+    pub(in crate::scheduler) fn best_decode(
+        &self,
+        prefill: usize,
+        (query, model): (&Query, Option<&str>),
+        lookup: &CacheLookup,
+        now: Duration,
+    ) -> Option<usize> {
+        let group = self.picker.pair_group(prefill)?;
+        let ranked = self.picker.decodes(group, model).map(|position| {
+            let rank = self.takeover_rank(position, (query, lookup), 0.0, now);
+            (rank, position)
+        });
+        let best = ranked.reduce(|best, other| if other.0 < best.0 { other } else { best });
+        best.map(|(_, position)| position)
+    }
+
     /// Whether pairs have shown how long transfers take.
     pub(in crate::scheduler) fn are_transfers_known(&self) -> bool {
         self.transfers.seconds(0.0).is_some()

@@ -343,3 +343,42 @@ fn the_decode_endpoint_that_has_a_prefix_takes_over_what_follows_it() {
         scheduler.cancel(key(number), ms(now));
     }
 }
+
+#[test]
+fn an_explanation_has_the_costs_of_both_ways_and_the_endpoint_that_would_decode() {
+    let mut scheduler = scheduler_of(&PAIR);
+    let explained = |scheduler: &Scheduler, query: &Query, now| {
+        let request = ScheduleRequest {
+            key: key(900),
+            query,
+            model: None,
+            hits: &[],
+            waited: Duration::ZERO,
+            may_wait: true,
+        };
+        let figures = scheduler.explain(request, ms(now));
+        figures.explain().split.expect("the pool has pairs")
+    };
+    let unlearned = explained(&scheduler, &long(1, 2_000), 0);
+    assert!(unlearned.is_split && !unlearned.are_transfers_known);
+    let now = learn_transfers(&mut scheduler, 100);
+    let now = keep_busy(&mut scheduler, 16, now);
+    let split = explained(&scheduler, &long(1, 2_000), now);
+    assert_eq!(
+        (split.is_split, split.decode.as_deref()),
+        (true, Some("server-1"))
+    );
+    assert!(
+        split.pair_s < split.alone_s && split.pair_s.is_some(),
+        "{split:?}"
+    );
+    let whole = explained(&scheduler, &long(1, 255), now);
+    assert_eq!(
+        (whole.is_split, whole.pair_s),
+        (false, None),
+        "{}",
+        whole.reason
+    );
+    let never = explained(&scheduler, &prompt(1, 2_000), now);
+    assert!(!never.is_split && never.reason.contains("never"));
+}
