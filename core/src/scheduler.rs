@@ -64,6 +64,7 @@ pub use crate::estimate::CacheCounters;
 use bind::PendingBinding;
 use cost::{CandidateEndpoint, CostedPrompt, EndpointCost, WastePrice};
 pub use explain::ExplanationFigures;
+pub use fleet::PoolPressure;
 use fleet::{Fleet, RoomRequirement};
 use lookup::CacheLookup;
 use pace::PlanPace;
@@ -274,6 +275,12 @@ impl Scheduler {
     #[must_use]
     pub fn queued_bytes(&self) -> u64 {
         self.requests.queue.bytes()
+    }
+
+    /// Which way the pool leans, if it has pairs.
+    #[must_use]
+    pub fn pressure(&self) -> Option<PoolPressure> {
+        self.endpoints.pressure(self.requests.queue.service())
     }
 
     /// Pairs of a block and an endpoint that the index holds, and its bytes of memory.

@@ -3,6 +3,7 @@
 
 use std::{fmt, sync::Arc};
 
+use hermes_core::scheduler::PoolPressure;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -70,6 +71,16 @@ impl StateCollector {
             "hermes_control_plane_queued_bytes",
             "Bytes of the prompts of queued requests, which proxies hold, by pool",
             &each(&census, |census| census.waiting_bytes as usize),
+        )?;
+        encoder.gauge(
+            "hermes_control_plane_prefill_pressure_seconds",
+            "Prefill that is booked or queued, for each prompt that the endpoints for it compute at once, by pool; only of pools with pairs",
+            &pressures(&census, |pressure| pressure.prefill_seconds),
+        )?;
+        encoder.gauge(
+            "hermes_control_plane_decode_pressure_ratio",
+            "Share of the usable KV memory that is in use at endpoints that generate answers, by pool; only of pools with pairs",
+            &pressures(&census, |pressure| pressure.decode_share),
         )?;
         encoder.gauge(
             "hermes_learned_index_blocks",
@@ -180,6 +191,14 @@ impl FamilyWriter<'_, '_> {
 }
 
 // === Samples ===
+
+fn pressures(census: &[(Arc<str>, PoolCensus)], of: fn(PoolPressure) -> f64) -> Samples {
+    let of_pool = |(pool, census): &(Arc<str>, PoolCensus)| {
+        let pressure = census.pressure.map(of)?;
+        Some((vec![("pool", pool.to_string())], pressure))
+    };
+    census.iter().filter_map(of_pool).collect()
+}
 
 fn endpoints(census: &[(Arc<str>, PoolCensus)]) -> Samples {
     let of_pool = |(pool, census): &(Arc<str>, PoolCensus)| {

@@ -38,8 +38,8 @@ use hermes_core::{
     query::{EndpointChoice, Query, RankedEndpoint},
     rng::SeededRng,
     scheduler::{
-        Assignment, Dequeued, EvictedRequest, QueueExit, ScheduleOutcome as Scheduled,
-        ScheduleRequest, Scheduler,
+        Assignment, Dequeued, EvictedRequest, PoolPressure, QueueExit,
+        ScheduleOutcome as Scheduled, ScheduleRequest, Scheduler,
     },
     snapshot::{EndpointId, Pool},
 };
@@ -81,7 +81,7 @@ struct SchedulerState {
 }
 
 /// The state of a pool, for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct PoolCensus {
     /// Endpoints that are up.
     pub(crate) up: usize,
@@ -101,6 +101,8 @@ pub(crate) struct PoolCensus {
     pub(crate) learned_blocks: usize,
     /// Memory of the learned index.
     pub(crate) learned_bytes: usize,
+    /// Which way it leans, if it has pairs.
+    pub(crate) pressure: Option<PoolPressure>,
 }
 
 // === PoolScheduler ===
@@ -295,6 +297,7 @@ impl PoolScheduler {
             waiting_bytes: scheduler.queued_bytes(),
             learned_blocks,
             learned_bytes,
+            pressure: scheduler.pressure(),
             ..PoolCensus::default()
         };
         scheduler.loads().iter().for_each(|load| census.count(load));

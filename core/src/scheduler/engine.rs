@@ -339,12 +339,16 @@ impl EngineModel {
     /// How scarce its memory is, from 1: the time for which an answer holds it is dearer the less
     /// is free. 1 if it reports none.
     pub(super) fn scarcity(&self) -> f64 {
-        let capacity = self
-            .memory
-            .capacity
-            .map_or(f64::INFINITY, |tokens| tokens as f64);
-        let used = self.context() / (FULL * capacity);
+        let used = self.used_share().unwrap_or(0.0);
         1.0 / (1.0 - used.powi(4)).max(1.0 - FULL)
+    }
+
+    /// The share in use, 0..=1, of what its memory takes without preempting requests, if it reports
+    /// that.
+    pub(super) fn used_share(&self) -> Option<f64> {
+        let capacity = self.memory.capacity?;
+        self.memory.used?;
+        Some((self.context() / (FULL * capacity as f64)).min(1.0))
     }
 
     /// Tokens in use of its KV cache; 0 if it reports none.

@@ -7,11 +7,13 @@
 
 mod answers;
 mod caches;
+mod pressure;
 mod room;
 mod takeover;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+pub use self::pressure::PoolPressure;
 pub(super) use self::room::RoomRequirement;
 use super::{
     engine::{EndpointTerms, EngineModel, FirstByte, SentPrompt},

@@ -382,3 +382,28 @@ fn an_explanation_has_the_costs_of_both_ways_and_the_endpoint_that_would_decode(
     let never = explained(&scheduler, &prompt(1, 2_000), now);
     assert!(!never.is_split && never.reason.contains("never"));
 }
+
+#[test]
+fn a_pool_leans_to_where_its_pairs_are_short() {
+    assert_eq!(super::scheduler(2).pressure(), None, "it has no pairs");
+    let mut scheduler = scheduler_of(&[Role::Prefill, Role::Prefill, Role::Decode]);
+    scheduler.set_capacity(2, Some(100_000));
+    let sample = EngineSample {
+        kv_usage: Some(0.38),
+        ..EngineSample::default()
+    };
+    scheduler.set_sample(2, Some(sample));
+    let idle = scheduler.pressure().expect("pairs");
+    assert_eq!(idle.prefill_seconds, 0.0);
+    assert!((idle.decode_share - 0.4).abs() < 0.01, "{idle:?}");
+    for number in 0..3 {
+        schedule(&mut scheduler, number, &long(number, 8_000), ms(0));
+    }
+    let busy = scheduler.pressure().expect("pairs");
+    // Two are sent, and one is queued, of a second each.
+    assert!((busy.prefill_seconds - 1.5).abs() < 0.1, "{busy:?}");
+    assert!(
+        (busy.decode_share - 0.57).abs() < 0.02,
+        "two prompts have their memory there: {busy:?}"
+    );
+}
