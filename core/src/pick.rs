@@ -239,6 +239,17 @@ impl Picker {
         Explanation::of(self, ask, record)
     }
 
+    /// How many endpoints a request for this model may be sent to, to compute its prompt; of a model
+    /// that the pool does not list, all that serve requests alone.
+    #[must_use]
+    pub fn servers(&self, model: Option<&str>) -> usize {
+        if let Some(sets) = self.split_candidates(model) {
+            return sets.compared.len();
+        }
+        let alone = self.members(model, false);
+        alone.map_or(self.sets.everyone().len(), |alone| alone.len())
+    }
+
     fn decide(
         &self,
         strategy: &Strategy,

@@ -25,7 +25,7 @@ use hermes_core::{
     policy::ProxySettings,
     refusals::PeerAnswers,
     retry_budget::RetryBudget,
-    snapshot::{EndpointId, ModelHolders, Pool, Snapshot},
+    snapshot::{EndpointId, Pool, Snapshot},
 };
 
 use hermes_runtime::metrics::Handles;
@@ -193,16 +193,11 @@ impl RoutingPool {
         }
     }
 
-    /// Whether one endpoint alone serves this model, such as an adapter that is loaded there: no
+    /// Whether one endpoint alone is sent prompts for this model, such as an adapter that is loaded
+    /// there, or the only prefill endpoint of a pool whose decode endpoints serve nothing alone: no
     /// peer can say whose fault a refusal is.
     pub(crate) fn has_one_holder(&self, model: Option<&str>) -> bool {
-        let Pool { endpoints, .. } = &*self.pool;
-        let model = model.and_then(|name| self.pool.model(name));
-        match model.map(|model| &model.holders) {
-            None | Some(ModelHolders::All) => endpoints.len() == 1,
-            Some(ModelHolders::Some(holders)) => holders.len() == 1,
-            Some(ModelHolders::Except(others)) => endpoints.len() == others.len() + 1,
-        }
+        self.picker.servers(model) == 1
     }
 
     fn build(

@@ -4,7 +4,7 @@ use hermes_core::{
     address::ServerAddress,
     collection::Collection,
     policy::PoolPolicy,
-    snapshot::{Endpoint, Epoch, PendingDiscovery, PoolSpec},
+    snapshot::{Endpoint, Epoch, ModelHolders, PendingDiscovery, PoolSpec},
 };
 use prometheus_client::registry::Registry;
 

@@ -304,3 +304,13 @@ fn an_adapter_is_served_by_pairs_that_hold_it() {
         "no decode endpoint"
     );
 }
+
+#[test]
+fn the_only_prefill_endpoint_is_one_server_if_no_other_endpoint_serves_alone() {
+    let pair = [(Role::Prefill, ""), (Role::Decode, "")];
+    assert_eq!(picker(PairDialect::Sglang, &pair).servers(None), 1);
+    assert_eq!(picker(PairDialect::VllmNixl, &pair).servers(None), 2);
+    assert_eq!(picker(PairDialect::Sglang, &TWO_BY_TWO).servers(None), 2);
+    let without_pairs = [(Role::Aggregate, ""), (Role::Decode, "")];
+    assert_eq!(picker(PairDialect::Sglang, &without_pairs).servers(None), 1);
+}
