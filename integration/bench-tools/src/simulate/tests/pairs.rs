@@ -201,7 +201,8 @@ fn the_highest_load_of_each_policy_is_searched_for() {
     for (row, (load, entrant)) in rows.iter().zip(loads.iter().zip(entrants)) {
         assert!(row.outcome.goodput.share >= 0.9, "{}", row.policy);
         let more = Settings {
-            scale: load * 1.01,
+            // Goodput falls with the load but for noise.
+            scale: load * 1.05,
             ..settings.clone()
         };
         let more = served(&more, &traffic, entrant.policy, 1);
