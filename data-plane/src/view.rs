@@ -25,7 +25,7 @@ use hermes_core::{
     policy::ProxySettings,
     refusals::PeerAnswers,
     retry_budget::RetryBudget,
-    snapshot::{EndpointId, Pool, Snapshot},
+    snapshot::{EndpointId, ModelHolders, Pool, Snapshot},
 };
 
 use hermes_runtime::metrics::Handles;

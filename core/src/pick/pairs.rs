@@ -243,6 +243,28 @@ impl Picker {
         best.iter().map(partner).collect()
     }
 
+    /// Another decode endpoint for a prompt whose prefill is done, if the one of the pair went down
+    /// or became full meanwhile: the one in the best state of those that are neither. By position.
+    pub fn other_decode(
+        &self,
+        (prefill, decode): (usize, usize),
+        model: Option<&str>,
+        load: impl Fn(usize) -> Load,
+        rng: &mut SeededRng,
+    ) -> Option<usize> {
+        let mut ready = |position| {
+            let rank = DecodeRank::of(load(position), rng);
+            rank.is_ready().then_some((rank, position))
+        };
+        if ready(decode).is_some() {
+            return None;
+        }
+        let group = self.pair_group(prefill)?;
+        let others = self.decodes(group, model).filter_map(ready);
+        let best = others.reduce(|best, other| if other.0 < best.0 { other } else { best });
+        best.map(|(_, position)| position)
+    }
+
     /// The leaders of a paired endpoint's group, by position.
     pub fn leaders(&self, position: usize) -> impl Iterator<Item = usize> + '_ {
         let group = self.pairs.as_ref().and_then(|pairs| pairs.group(position));

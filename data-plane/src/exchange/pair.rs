@@ -17,7 +17,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use hermes_core::{ejection::EndpointFailure, policy::DisaggregationPolicy};
+use hermes_core::{ejection::EndpointFailure, policy::DisaggregationPolicy, rng::SeededRng};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     choose::SelectedEndpoint,
+    clock::uptime,
     pair::{
         self, ConcurrentLegs, Handoff, LegEdits, PairEndpoints, PairEntry, PairPlan, PrefillResult,
     },
@@ -119,9 +120,17 @@ impl PairExchange<'_> {
         } else {
             LegStage::Both
         };
+        let other = self.other_decode();
+        let decode = match other.as_ref().and_then(AdmittedEndpoint::admit) {
+            Some(other) => {
+                drop(decode);
+                other
+            }
+            None => decode.hand_over(),
+        };
         let order = self.order(&handoff.edits, &incoming);
         let order = order.map(|order| order.connecting_within(time_left));
-        let attempt = guard.begin_leg(stage, decode.hand_over(), self.request);
+        let attempt = guard.begin_leg(stage, decode, self.request);
         guard.prefill_cached(handoff.cached_tokens);
         let (answer, again) = self.send(order, attempt).await;
         let answer = answer.map(UpstreamResponse::unless_recomputed);
@@ -276,6 +285,27 @@ impl PairExchange<'_> {
             Ok(order) => order.send(attempt, self.connections).await,
             Err(error) => (Err(error), false),
         }
+    }
+
+    /// Another decode endpoint, if the one that kept room went down or became full while the prompt
+    /// was computed. Nothing of the request is there yet.
+    fn other_decode(&self) -> Option<SelectedEndpoint> {
+        let RoutingPool {
+            pool,
+            picker,
+            upstreams,
+            ..
+        } = self.pool;
+        let position = |of: &AdmittedEndpoint<'_>| pool.position(of.upstream().endpoint.id);
+        let pair = (position(&self.prefill)?, position(&self.decode)?);
+        let (model, now) = (self.request.model.as_deref(), uptime());
+        let mut rng = SeededRng::new(self.room);
+        let other = picker.other_decode(pair, model, |at| upstreams[at].load(now), &mut rng)?;
+        Some(SelectedEndpoint {
+            upstream: Arc::clone(&upstreams[other]),
+            cached_tokens: 0,
+            source: None,
+        })
     }
 
     /// A leg with these edits.

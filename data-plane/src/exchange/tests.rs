@@ -1,6 +1,7 @@
 //! Exchanges with endpoints over real sockets.
 
 mod leaders;
+mod other_decode;
 mod pairs;
 
 use std::{

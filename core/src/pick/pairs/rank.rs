@@ -41,6 +41,11 @@ impl HealthRank {
 }
 
 impl DecodeRank {
+    /// Whether it is up, and takes a prompt without preempting others.
+    pub(super) fn is_ready(&self) -> bool {
+        self.tier == HealthRank::Ready && !self.is_full
+    }
+
     pub(super) fn of(load: Load, rng: &mut SeededRng) -> Self {
         let Load {
             in_flight,

@@ -314,3 +314,35 @@ fn the_only_prefill_endpoint_is_one_server_if_no_other_endpoint_serves_alone() {
     let without_pairs = [(Role::Aggregate, ""), (Role::Decode, "")];
     assert_eq!(picker(PairDialect::Sglang, &without_pairs).servers(None), 1);
 }
+
+#[test]
+fn a_prompt_that_is_computed_goes_elsewhere_if_its_decode_endpoint_went_down_or_became_full() {
+    let endpoints = [
+        (Role::Prefill, ""),
+        (Role::Decode, ""),
+        (Role::Decode, ""),
+        (Role::Decode, ""),
+        (Role::Decode, "other"),
+    ];
+    let picker = picker(PairDialect::VllmNixl, &endpoints);
+    let down = Load {
+        health: Health::Down,
+        ..Load::default()
+    };
+    let other = |first: Load, second: Load| {
+        let loads = [
+            Load::default(),
+            first,
+            second,
+            load(3, 0.5),
+            Load::default(),
+        ];
+        picker.other_decode((0, 1), None, |at| loads[at], &mut SeededRng::new(1))
+    };
+    assert_eq!(other(load(90, 0.9), Load::default()), None, "it has room");
+    assert_eq!(other(down, Load::default()), Some(2));
+    assert_eq!(other(load(9, 0.96), load(9, 0.5)), Some(3));
+    assert_eq!(other(down, down), Some(3));
+    let all_down = picker.other_decode((0, 1), None, |_| down, &mut SeededRng::new(1));
+    assert_eq!(all_down, None, "it is as good as any");
+}
