@@ -344,5 +344,5 @@ fn a_prompt_that_is_computed_goes_elsewhere_if_its_decode_endpoint_went_down_or_
     assert_eq!(other(load(9, 0.96), load(9, 0.5)), Some(3));
     assert_eq!(other(down, down), Some(3));
     let all_down = picker.other_decode((0, 1), None, |_| down, &mut SeededRng::new(1));
-    assert_eq!(all_down, None, "it is as good as any");
+    assert_eq!(all_down, None, "no other one is better");
 }

@@ -202,7 +202,7 @@ fn the_highest_load_of_each_policy_is_searched_for() {
         assert!(row.outcome.goodput.share >= 0.9, "{}", row.policy);
         let more = Settings {
             // Goodput falls with the load but for noise.
-            scale: load * 1.05,
+            scale: load * 1.2,
             ..settings.clone()
         };
         let more = served(&more, &traffic, entrant.policy, 1);
