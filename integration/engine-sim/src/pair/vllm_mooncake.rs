@@ -41,7 +41,8 @@ pub(super) struct PushSeat {
     is_computed: bool,
 }
 
-/// A request at a prefill engine, for the rank that its header names.
+/// A request at a prefill engine, for the rank that its header names. Without one the engine chooses
+/// among its ranks, so that it has to have one only.
 pub(super) fn prefill(
     engine: &PairEngine,
     fields: &LegFields<'_>,
@@ -54,7 +55,10 @@ pub(super) fn prefill(
     }
     let transfer = params.transfer_id;
     let transfer = transfer.ok_or(PairViolation::IncompleteParameters)?;
-    let rank = rank.and_then(|rank| rank.parse::<u32>().ok());
+    let rank = match rank {
+        Some(rank) => rank.parse::<u32>().ok(),
+        None => (engine.ranks == 1).then_some(0),
+    };
     let rank = rank.filter(|rank| *rank < engine.ranks);
     let room = room(&transfer, rank.ok_or(PairViolation::NoRank)?);
     let seat = engine.rooms.enter(room, PairRole::Prefill)?;

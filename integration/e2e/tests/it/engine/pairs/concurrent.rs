@@ -1,5 +1,7 @@
 //! Engines of vLLM's `MooncakeConnector`: transfers, and what is refused.
 
+use reqwest::RequestBuilder;
+
 use super::*;
 
 impl EnginePair {
@@ -22,15 +24,20 @@ impl EnginePair {
         ranks["0"]["engine_id"].as_str().expect("an id").to_owned()
     }
 
-    /// The status of a prefill leg of this transfer, at this rank.
-    async fn pushed(&self, transfer: &str, rank: &str) -> u16 {
+    /// A prefill leg of this transfer.
+    fn push(&self, transfer: &str) -> RequestBuilder {
         let mut body = completion(1_000);
         body["max_tokens"] = json!(1);
         body["kv_transfer_params"] =
             json!({"do_remote_decode": true, "do_remote_prefill": false, "transfer_id": transfer});
         let url = format!("{}/v1/completions", self.prefill.url());
-        let leg = client().post(url).header("x-data-parallel-rank", rank);
-        send(leg.json(&body)).await.status().as_u16()
+        client().post(url).json(&body)
+    }
+
+    /// The status of a prefill leg of this transfer, at this rank.
+    async fn pushed(&self, transfer: &str, rank: &str) -> u16 {
+        let leg = self.push(transfer).header("x-data-parallel-rank", rank);
+        send(leg).await.status().as_u16()
     }
 
     /// The status of a decode leg of this transfer, from this engine.
@@ -61,6 +68,17 @@ async fn a_transfer_is_complete_in_whatever_order_its_legs_come() {
     eventually("the memory is freed", || async { pair.network.kept() == 0 }).await;
     assert_eq!(pair.network.taken(), 2);
     assert_eq!(pair.network.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_prefill_leg_without_a_rank_is_for_an_engine_of_one() {
+    for (ranks, status) in [(1, 200), (2, 400)] {
+        let pair = EnginePair::start(PairProtocol::VllmMooncake, |_, config, _| {
+            config.data_parallel = ranks;
+        })
+        .await;
+        assert_eq!(send(pair.push("a")).await.status(), status);
+    }
 }
 
 #[tokio::test]
