@@ -182,11 +182,15 @@ def main() -> int:
     parser.add_argument("--sidecar", type=Path, help="llm-d's pd-sidecar, for a trial with it")
     given = parser.parse_args()
     programs = Programs(given.hermes, given.simulator, given.peers, given.logs)
-    vllm = peer("vllm-router", "--vllm-pd-disaggregation", "--kv-connector", "nixl")
+    vllm = {
+        connector: peer("vllm-router", "--vllm-pd-disaggregation", "--kv-connector", connector)
+        for connector in ("nixl", "mooncake")
+    }
     sglang = peer("sglang-router", "launch", "--pd-disaggregation")
     trials = [
         ("hermes before llm-d's engines", llm_d_fleet, hermes("vllm-nixl"), split_at_llm_d),
-        ("vllm-router before our NIXL engines", hermes_fleet("vllm-nixl"), vllm, split_at_hermes),
+        ("vllm-router before our NIXL engines", hermes_fleet("vllm-nixl"), vllm["nixl"], split_at_hermes),
+        ("vllm-router before our Mooncake engines", hermes_fleet("vllm-mooncake"), vllm["mooncake"], split_at_hermes),
         ("sglang-router before our SGLang engines", hermes_fleet("sglang"), sglang, split_at_hermes),
     ]
     if given.sidecar:
