@@ -9,8 +9,9 @@ const PRECISION: f64 = 1.01;
 /// How often the load is doubled to find one that is too high.
 const DOUBLINGS: u32 = 7;
 
-/// By how much the load is divided to find one that is not too high.
-const LOWEST: f64 = 16.0;
+/// How often it is halved to find one that is not too high. Goodput may be less at low loads than at
+/// half of the first one, so that the lowest is tried last.
+const HALVINGS: u32 = 4;
 
 /// The highest load, as a multiple of the trace's, at which `run` has an outcome, which it has while
 /// enough requests meet the objectives; and that outcome. Without any, the lowest load that was
@@ -24,12 +25,16 @@ pub(super) fn highest_load<Made, E>(
 ) -> Result<(f64, Option<Made>), E> {
     let (mut low, mut best) = (start, run(start)?);
     let mut high = None;
-    if best.is_none() {
-        (low, high) = (start / LOWEST, Some(start));
-        best = run(low)?;
-        if best.is_none() {
-            return Ok((low, None));
+    for _ in 0..HALVINGS {
+        if best.is_some() {
+            break;
         }
+        high = Some(low);
+        low /= 2.0;
+        best = run(low)?;
+    }
+    if best.is_none() {
+        return Ok((low, None));
     }
     for _ in 0..DOUBLINGS {
         if high.is_some() {
