@@ -83,7 +83,7 @@ impl Race<'_> {
         on_every_core(entrants, &row).into_iter().collect()
     }
 
-    /// Runs an entrant at a load by `run`, one of those of [`super::run`].
+    /// Runs an entrant at a load by `run`: to its end, or while enough requests are good.
     fn run<Made>(
         &self,
         entrant: Entrant,
