@@ -337,7 +337,7 @@ impl Scheduler {
             query,
             model,
             waited,
-            is_pair: cost.is_pair,
+            handed_over_in: cost.handed_over_in(candidate.queue_delay),
         };
         let is_wanted = queue.is_wanted(position);
         let has_room = self.endpoints.has_room(position, requirement, rules, now);

@@ -110,6 +110,12 @@ pub(super) struct EndpointCost {
 }
 
 impl EndpointCost {
+    /// Seconds from the beginning of the prefill to the end of the transfer, of a pair from a
+    /// candidate that begins with it after `queue_delay`.
+    pub(super) fn handed_over_in(&self, queue_delay: f64) -> Option<f64> {
+        self.is_pair.then_some(self.finish - queue_delay)
+    }
+
     /// Seconds of prefill there, of a candidate that begins with it after `queue_delay`.
     pub(super) fn service(&self, queue_delay: f64) -> f64 {
         self.finish - self.transfer - queue_delay

@@ -174,7 +174,7 @@ impl Scheduler {
                 query,
                 model,
                 waited,
-                is_pair: cost.is_pair,
+                handed_over_in: cost.handed_over_in(candidate.queue_delay),
             };
             let has_room = self.endpoints.has_room(position, need, &rules, now);
             let decode = cost.is_pair.then(|| {

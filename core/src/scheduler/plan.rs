@@ -252,7 +252,7 @@ impl Scheduler {
             query: &waiting.query,
             model: waiting.model.as_deref(),
             waited,
-            is_pair: cost.is_pair,
+            handed_over_in: cost.handed_over_in(candidate.queue_delay),
         };
         let has_room = self.endpoints.has_room(position, need, rules, now);
         let is_claimed = claimed.contains(&candidate.position);

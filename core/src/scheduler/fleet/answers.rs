@@ -57,6 +57,20 @@ impl Fleet {
         ANSWER_WEIGHT * engine.scarcity() * self.batch(position) * self.terms[position].lane_share
     }
 
+    /// Tokens of memory that the answers at a position are expected to free in this time; 0 while
+    /// nothing is learned of their length.
+    pub(super) fn freed_in(&self, position: usize, seconds: f64) -> u32 {
+        let engine = &self.engines[position];
+        let per_token = self
+            .decoding
+            .seconds(self.batch(position), engine.context());
+        let (Some(tokens), Some(per_token)) = (self.decoding.answer_tokens(), per_token) else {
+            return 0;
+        };
+        let life = tokens * per_token * engine.decode.share();
+        (engine.context() * (seconds / life).clamp(0.0, 1.0)) as u32
+    }
+
     /// Answers that are generated at a position, or will be.
     fn batch(&self, position: usize) -> f64 {
         let flight = self.flights[position];

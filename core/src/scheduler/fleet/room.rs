@@ -30,8 +30,9 @@ pub(in crate::scheduler) struct RoomRequirement<'a> {
     pub(in crate::scheduler) model: Option<&'a str>,
     /// How long it has been queued.
     pub(in crate::scheduler) waited: Duration,
-    /// Only its prompt is computed there, for a decode endpoint.
-    pub(in crate::scheduler) is_pair: bool,
+    /// The seconds after which a decode endpoint takes it over, if only its prompt is computed
+    /// there.
+    pub(in crate::scheduler) handed_over_in: Option<f64>,
 }
 
 /// The endpoints that may take a request at one moment, as positions in ascending order. They are
@@ -160,9 +161,10 @@ impl Fleet {
             && (self.is_free(position, rules.window, now) || explores)
             && (need.waited >= patience
                 || self.engines[position].fits(self.memory(position, need.query)))
-            && (!need.is_pair
-                || need.waited >= longest
-                || self.is_taken_over(position, (need.query, need.model)))
+            && need.handed_over_in.is_none_or(|seconds| {
+                need.waited >= longest
+                    || self.is_taken_over(position, (need.query, need.model), seconds)
+            })
     }
 
     /// Tokens for which a prompt needs memory of its own at this position: all but the beginning

@@ -116,12 +116,13 @@ impl Fleet {
         self.transfers.seconds(0.0).is_some()
     }
 
-    /// Whether the memory of a decode endpoint that could take over from this position takes the
-    /// prompt without preempting others. True where none of them is up: to wait is of no use.
+    /// Whether the memory of a decode endpoint that could take over from this position in `seconds`
+    /// will take the prompt without preempting others. True where none of them is up: to wait is of no use.
     pub(in crate::scheduler) fn is_taken_over(
         &self,
         prefill: usize,
         need: (&Query, Option<&str>),
+        seconds: f64,
     ) -> bool {
         let (query, model) = need;
         let Some(group) = self.picker.pair_group(prefill) else {
@@ -132,7 +133,8 @@ impl Fleet {
         let mut is_any_ready = false;
         ready.any(|position| {
             is_any_ready = true;
-            self.takes(position, query)
+            let freed = self.freed_in(position, seconds).min(query.prompt_tokens);
+            self.engines[position].fits(query.prompt_tokens - freed) || self.takes(position, query)
         }) || !is_any_ready
     }
 

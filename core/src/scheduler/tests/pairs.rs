@@ -286,6 +286,37 @@ fn a_request_waits_while_no_decode_endpoint_has_memory_for_it() {
 }
 
 #[test]
+fn a_prompt_is_computed_for_memory_that_is_free_when_it_is_done() {
+    let roles = [Role::Prefill, Role::Decode];
+    let pool = pool_of(PairDialect::Sglang, &roles);
+    let mut scheduler = Scheduler::new(&pool, SeededRng::new(1));
+    let mut now = learn_transfers(&mut scheduler, 100);
+    scheduler.set_capacity(1, Some(40_000));
+    // Four answers of a second hold 8,000 tokens each.
+    for number in 0..4 {
+        let answering = Served {
+            number: 10 + number,
+            prompt: long(10 + number, 8_000),
+            sent: now,
+            took: [1_000, 0],
+        };
+        answering.begins(&mut scheduler);
+        now += 1_000;
+    }
+    let sample = EngineSample {
+        kv_usage: Some(0.8),
+        ..EngineSample::default()
+    };
+    scheduler.set_sample(1, Some(sample));
+    let in_a_second = schedule(&mut scheduler, 1, &long(1, 8_000), ms(now));
+    assert!(
+        matches!(in_a_second, ScheduleOutcome::Bound(_)),
+        "one of them has ended by then"
+    );
+    waits(&schedule(&mut scheduler, 2, &long(2, 8_000), ms(now)));
+}
+
+#[test]
 fn a_wrong_figure_of_memory_delays_a_request_by_half_of_the_limit_at_most() {
     let mut scheduler = scheduler_of(&PAIR);
     scheduler.set_capacity(1, Some(10_000));
