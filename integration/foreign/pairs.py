@@ -85,7 +85,9 @@ def hermes(dialect: str) -> Callable[[Programs, Fleet, int], list[str]]:
     def command(programs: Programs, fleet: Fleet, port: int) -> list[str]:
         config = programs.logs / f"{dialect}.yaml"
         pairs = {"dialect": dialect, "minUncachedTokens": 0, "prefill": fleet.prefill, "decode": fleet.decode}
-        config.write_text(json.dumps({"pools": [{"name": "chat", "disaggregation": pairs}]}))
+        # By costs, engines that are fast enough would serve some alone.
+        pool = {"name": "chat", "strategy": "least-request", "disaggregation": pairs}
+        config.write_text(json.dumps({"pools": [pool]}))
         line = [str(programs.hermes), "serve", "--listen", f"127.0.0.1:{port}", "--admin", "127.0.0.1:0"]
         return [*line, "--config", str(config)]
 

@@ -113,7 +113,8 @@ class Fleet:
         lists = "".join(f"    {role}: {[server.url for server in servers]}\n" for role, servers in urls.items())
         rules = f"  disaggregation:\n    dialect: vllm-nixl\n    minUncachedTokens: 0\n{lists}"
         written = self.config.with_suffix(".new")
-        written.write_text(f"pools:\n- name: chat\n  strategy: kv-aware\n{rules}")
+        # By costs, servers that are fast enough would serve some alone.
+        written.write_text(f"pools:\n- name: chat\n  strategy: least-request\n{rules}")
         written.rename(self.config)
 
     def begin(self, place: Place) -> Member:

@@ -31,11 +31,13 @@ def engine_values(version):
 
 
 def router_values():
-    """One process of each plane, and every request of more than a few tokens is split."""
+    """One process of each plane, and every request of more than a few tokens is split: by costs, engines that are fast
+    enough would serve some alone."""
     values = copy.deepcopy(install.ROUTER_VALUES)
     values["config"]["pools"] = [{
         "name": "sim",
         "kubernetes": {"pods": labels(), "port": 8000},
+        "strategy": "least-request",
         "metrics": {"interval": "500ms"},
         "disaggregation": {"dialect": "vllm-nixl", "minUncachedTokens": 0},
     }]
