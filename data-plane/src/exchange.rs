@@ -15,6 +15,7 @@ mod cached_tokens;
 pub(crate) mod forward;
 pub(crate) mod guard;
 mod leaders;
+mod led_pair;
 mod leg;
 mod meter;
 mod observers;

@@ -125,6 +125,19 @@ impl LegStage {
 }
 
 impl AttemptFacts {
+    /// A leg that the endpoint of this attempt sends to another one itself.
+    pub(super) fn forwarded(&self, stage: LegStage, to: AdmittedEndpoint<'_>) -> Self {
+        Self {
+            leg: stage.leg(),
+            stage,
+            upstream: Arc::clone(to.upstream()),
+            admission: to.admission,
+            cached_tokens: to.endpoint.cached_tokens,
+            source: to.endpoint.source,
+            ..self.clone()
+        }
+    }
+
     /// It has no result: if it is the endpoint's trial, the next request may be.
     pub(super) fn give_up(&self) {
         self.upstream.abandoned(uptime(), self.admission);

@@ -263,7 +263,7 @@ fn final_reply(error: &LegError, tried: u32, guard: &mut RequestGuard) -> LocalR
             guard.failed(RequestOutcome::TimedOut);
             LocalReply::TimedOut(deadline.limit)
         }
-        LegError::Unreachable(_) | LegError::Broken(_) | LegError::PartnerLeft => {
+        LegError::Unreachable(_) | LegError::Broken(_) | LegError::PartnerGone => {
             exhausted(tried, guard)
         }
     }

@@ -99,9 +99,9 @@ pub(super) enum LegError {
     Broken(String),
     #[error("no answer within {:?}", .0.limit)]
     TimedOut(LegDeadline),
-    /// The endpoint left the pool before a decode leg had read what it kept.
-    #[error("the prefill endpoint has left the pool")]
-    PartnerLeft,
+    /// Another endpoint of the pair was gone when its part was to follow.
+    #[error("an endpoint of the pair is gone")]
+    PartnerGone,
 }
 
 // === ClassVerdict ===
@@ -330,14 +330,14 @@ impl LegError {
             Self::Unreachable(_) => "unreachable",
             Self::Broken(_) => "connection_broken",
             Self::TimedOut(_) => "timeout",
-            Self::PartnerLeft => "partner_left",
+            Self::PartnerGone => "partner_gone",
         }
     }
 
     /// What the retry decision needs to know.
     pub(super) const fn end(&self) -> AttemptEnd {
         match self {
-            Self::Unreachable(_) | Self::PartnerLeft => AttemptEnd::Unreachable,
+            Self::Unreachable(_) | Self::PartnerGone => AttemptEnd::Unreachable,
             Self::Broken(_) => AttemptEnd::Broken,
             Self::TimedOut(deadline) if deadline.is_share => AttemptEnd::Stalled {
                 was_full: deadline.is_full,

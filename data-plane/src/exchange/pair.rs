@@ -25,6 +25,7 @@ use super::{
     attempt::{Attempt, LegStage},
     guard::RequestGuard,
     leaders,
+    led_pair::LedPair,
     leg::{LegDeadline, LegError},
     sent_leg::{LegOrder, LegOutcome, UpstreamResponse},
     transfer::Transfer,
@@ -254,30 +255,37 @@ impl PairExchange<'_> {
         edits: &LegEdits,
         guard: &mut RequestGuard,
     ) -> LegOutcome {
-        let (prefill, decode) = (self.prefill.endpoint, self.decode.endpoint);
-        let [_no_result_is_seen, decode_leg] = [self.prefill, self.decode].map(PendingLeg::of);
-        let entry = match entry {
-            PairEntry::Decode => {
-                let entry = decode_leg.hand_over();
-                Some((Arc::clone(entry.upstream()), entry.admission))
-            }
-            PairEntry::Leader => leaders::admit(self.pool, prefill.upstream.endpoint.id),
-        };
-        let Some((upstream, admission)) = entry else {
+        let pair = (self.prefill.endpoint, self.decode.endpoint);
+        let incoming = guard.trace.incoming.clone();
+        let order = self.order(edits, &incoming);
+        if entry == PairEntry::Decode {
+            let attempt = guard.begin_through(self.decode, pair, self.request);
+            let prefill = attempt.facts().forwarded(LegStage::Prefill, self.prefill);
+            let transfer = Transfer::begin_unseen(self.prefill, prefill);
+            let (answer, repeated) = self.send(order, attempt).await;
+            let answer = transfer.ended(answer, guard, self.connections).await;
+            return (answer, repeated);
+        }
+        let Some((upstream, admission)) = leaders::admit(self.pool, pair.0.upstream.endpoint.id)
+        else {
+            self.prefill.give_up();
+            self.decode.give_up();
             let error = "the group of the pair has no leader";
             return (Err(LegError::Broken(error.to_owned())), false);
         };
-        let entry = SelectedEndpoint {
+        let leader = SelectedEndpoint {
             upstream,
-            ..prefill.clone()
+            ..pair.0.clone()
         };
-        let entry = AdmittedEndpoint {
-            endpoint: &entry,
+        let leader = AdmittedEndpoint {
+            endpoint: &leader,
             admission,
         };
-        let incoming = guard.trace.incoming.clone();
-        let attempt = guard.begin_through(entry, (prefill, decode), self.request);
-        self.send(self.order(edits, &incoming), attempt).await
+        let attempt = guard.begin_through(leader, pair, self.request);
+        let led = LedPair::begin([self.prefill, self.decode], attempt.facts());
+        let (answer, repeated) = self.send(order, attempt).await;
+        let answer = led.ended(answer, guard, self.connections).await;
+        (answer, repeated)
     }
 
     async fn send(&self, order: Result<LegOrder<'_>, LegError>, attempt: Attempt) -> LegOutcome {

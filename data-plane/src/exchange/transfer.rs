@@ -9,6 +9,10 @@
 //! | is down, or accepts no connection | its own failure; the decode leg has no result |
 //! | accepts connections | its failure; also one of the decode endpoint, if that says anything new of it |
 //!
+//! A sidecar that sends the prefill leg itself answers 502 or 504 as well, for its own engine as for
+//! the prefill endpoint. Its 503, and its silence, are looked into only for an endpoint that is
+//! gone.
+//!
 //! A prefill endpoint has served when a decode leg has used what it keeps, and not before: one of
 //! which no cache can be read fails several times in a row, and is ejected. A decode endpoint fails
 //! once with each such partner. One that is broken itself fails with partners that serve others.
@@ -42,6 +46,17 @@ pub(super) struct Transfer<'a> {
     prefill: PendingLeg<'a>,
     facts: AttemptFacts,
     is_answered: bool,
+    /// The decode endpoint sends the prefill leg itself.
+    is_unseen: bool,
+}
+
+/// Whether a decode leg may have ended so because of its prefill endpoint.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Suspicion {
+    No,
+    /// If that one is gone.
+    IfGone,
+    Yes,
 }
 
 impl<'a> Transfer<'a> {
@@ -51,6 +66,15 @@ impl<'a> Transfer<'a> {
             prefill: PendingLeg::of(prefill),
             facts,
             is_answered: false,
+            is_unseen: false,
+        }
+    }
+
+    /// The decode endpoint was sent the request, and sends the prefill leg.
+    pub(super) fn begin_unseen(prefill: AdmittedEndpoint<'a>, facts: AttemptFacts) -> Self {
+        Self {
+            is_unseen: true,
+            ..Self::begin(prefill, facts)
         }
     }
 
@@ -82,45 +106,93 @@ impl<'a> Transfer<'a> {
         guard: &mut RequestGuard,
         connections: &ConnectionMetrics,
     ) -> Result<UpstreamResponse, LegError> {
-        let Some(upstream) = failed_by_transfer(&decode) else {
-            if self.is_answered {
+        let suspicion = self.suspicion(&decode);
+        if suspicion == Suspicion::No {
+            let is_served = decode.as_ref().is_ok_and(UpstreamResponse::is_served);
+            if self.is_answered || (self.is_unseen && is_served) {
                 self.served();
             }
             return decode;
-        };
+        }
         let prefill = Arc::clone(&self.facts.upstream);
-        let record = &prefill.transfers;
-        let says_new = upstream.transfers.failed(prefill.endpoint.id, record);
+        let failed = decode.as_ref().ok().map(|answer| answer.attempt.upstream());
+        let failed = failed.filter(|_| suspicion == Suspicion::Yes);
+        let says_new =
+            failed.map(|of| of.transfers.failed(prefill.endpoint.id, &prefill.transfers));
         if is_gone(&prefill, connections).await {
             self.failed(guard);
-            if prefill.is_removed() {
-                decode.into_iter().for_each(UpstreamResponse::recycle);
-                return Err(LegError::PartnerLeft);
+            return decode.and_then(|answer| unless_void(answer, &prefill));
+        }
+        match says_new {
+            None => {}
+            Some(true) => {
+                self.prefill.hand_over();
+                guard.suspect(&self.facts, EndpointFailure::Status(500));
             }
-        } else if says_new {
-            self.prefill.hand_over();
-            guard.suspect(&self.facts, EndpointFailure::Status(500));
-        } else {
-            self.prefill.hand_over();
-            guard.blame_prefill(self.facts);
+            Some(false) => {
+                self.prefill.hand_over();
+                guard.blame_prefill(self.facts);
+            }
         }
         decode
     }
+
+    fn suspicion(&self, decode: &Result<UpstreamResponse, LegError>) -> Suspicion {
+        if self.is_unseen {
+            return match decode {
+                Ok(answer) if answer.class.known() == Some(AnswerClass::Overloaded) => {
+                    Suspicion::IfGone
+                }
+                Ok(_) if may_be_of_another(decode) => Suspicion::Yes,
+                Err(_) if may_be_of_another(decode) => Suspicion::IfGone,
+                _ => Suspicion::No,
+            };
+        }
+        let Ok(answer) = decode else {
+            return Suspicion::No;
+        };
+        match answer.class.known() {
+            Some(AnswerClass::ErrorEvent) => Suspicion::Yes,
+            Some(AnswerClass::EngineError)
+                if answer.head.status == StatusCode::INTERNAL_SERVER_ERROR =>
+            {
+                Suspicion::Yes
+            }
+            _ => Suspicion::No,
+        }
+    }
 }
 
-/// The decode endpoint, if its leg may have ended so because it could not read the KV cache.
-fn failed_by_transfer(decode: &Result<UpstreamResponse, LegError>) -> Option<&Upstream> {
-    let answer = decode.as_ref().ok()?;
-    let is_failure = match answer.class.known()? {
-        AnswerClass::ErrorEvent => true,
-        AnswerClass::EngineError => answer.head.status == StatusCode::INTERNAL_SERVER_ERROR,
-        _ => false,
-    };
-    is_failure.then(|| &**answer.attempt.upstream())
+/// Whether the end of a leg may be due to an endpoint that the one it was sent to asked itself.
+pub(super) fn may_be_of_another(end: &Result<UpstreamResponse, LegError>) -> bool {
+    match end {
+        Ok(answer) => match answer.class.known() {
+            Some(AnswerClass::ErrorEvent) => true,
+            Some(AnswerClass::EngineError | AnswerClass::Overloaded) => {
+                matches!(answer.head.status.as_u16(), 500 | 502 | 503 | 504)
+            }
+            _ => false,
+        },
+        Err(LegError::TimedOut(deadline)) => deadline.is_full,
+        Err(_) => false,
+    }
+}
+
+/// The answer of an endpoint that could not reach this one, which is gone. There is none, if this
+/// one has left the pool, or if the answer states that something is busy: nothing is.
+pub(super) fn unless_void(
+    answer: UpstreamResponse,
+    gone: &Upstream,
+) -> Result<UpstreamResponse, LegError> {
+    if gone.is_removed() || answer.class.known() == Some(AnswerClass::Overloaded) {
+        answer.recycle();
+        return Err(LegError::PartnerGone);
+    }
+    Ok(answer)
 }
 
 /// Whether no request can be sent to an endpoint.
-async fn is_gone(upstream: &Upstream, connections: &ConnectionMetrics) -> bool {
+pub(super) async fn is_gone(upstream: &Upstream, connections: &ConnectionMetrics) -> bool {
     if upstream.load(uptime()).health == Health::Down {
         return true;
     }

@@ -6,6 +6,7 @@ mod cluster;
 mod deaths;
 mod departures;
 mod failures;
+mod forwarded;
 mod prompts;
 mod recomputed;
 mod stalls;
@@ -186,18 +187,26 @@ impl PairedScene {
 
     async fn start(self) -> PairedFleet {
         let network = Arc::default();
-        let prefills = self.engines(PairRole::Prefill, &network).await;
         let decodes = self.engines(PairRole::Decode, &network).await;
-        let urls = |engines: &[EngineHandle]| {
-            let urls: Vec<String> = engines.iter().map(EngineHandle::url).collect();
-            urls.join(", ")
-        };
+        let urls = decodes.iter().map(EngineHandle::url).collect();
+        self.start_before(urls, decodes, network).await
+    }
+
+    /// Starts the rest, in front of these decode engines, which are at these URLs.
+    async fn start_before(
+        self,
+        decode_urls: Vec<String>,
+        decodes: Vec<EngineHandle>,
+        network: Arc<PairNetwork>,
+    ) -> PairedFleet {
+        let prefills = self.engines(PairRole::Prefill, &network).await;
+        let urls: Vec<String> = prefills.iter().map(EngineHandle::url).collect();
         let mut keys = self.keys.clone();
         if let Some(port) = self.bootstrap_port(&prefills) {
             keys = format!("{keys}, bootstrapPort: {port}");
         }
         let dialect = self.dialect;
-        let (prefill, decode) = (urls(&prefills), urls(&decodes));
+        let (prefill, decode) = (urls.join(", "), decode_urls.join(", "));
         let endpoints = if self.are_roles_stated {
             format!("endpoints: [{prefill}, {decode}]\n  disaggregation: {{dialect: {dialect}")
         } else {
