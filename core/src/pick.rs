@@ -53,7 +53,7 @@ pub(crate) use explain::PickRecord;
 use explain::cached;
 use field::{Candidates, HealthTier};
 pub(crate) use members::{EligibleSet, EligibleSetId, EligibleSets};
-pub(crate) use pairs::HealthRank;
+pub(crate) use pairs::{HealthRank, PartnerRank};
 use pairs::{PairTable, serves_alone};
 use weighed::{MAX_WEIGHED, PickRanking};
 

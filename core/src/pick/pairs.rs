@@ -20,7 +20,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use self::rank::DecodeRank;
-pub(crate) use self::rank::HealthRank;
+pub(crate) use self::rank::{HealthRank, PartnerRank};
 pub(super) use self::table::PairTable;
 use super::{EligibleSet, NoEndpoint, Picker};
 use crate::{
@@ -42,6 +42,30 @@ pub(crate) struct SplitCandidates<'a> {
     pub(crate) compared: &'a Arc<EligibleSet>,
     /// Decode endpoints.
     pub(crate) decodes: &'a Arc<EligibleSet>,
+}
+
+/// The decode endpoints that can take over from one prefill endpoint, best first.
+#[derive(Default)]
+struct Partners {
+    ranked: SmallVec<[DecodePartner; MAX_RANKED]>,
+    /// The number of those that are up, which are first.
+    are_up: usize,
+}
+
+impl Partners {
+    /// A new one that is up, if there is one; else, if it is `needed`, the best one that is up; and
+    /// if none is, a new one that is down.
+    fn choose(
+        &self,
+        is_new: impl Fn(&DecodePartner) -> bool,
+        needed: bool,
+    ) -> Option<DecodePartner> {
+        let (up, down) = self.ranked.split_at(self.are_up);
+        let new_of = |ranked: &[DecodePartner]| ranked.iter().copied().find(&is_new);
+        let best_of = |ranked: &[DecodePartner]| ranked.first().copied().filter(|_| needed);
+        let chosen = new_of(up).or_else(|| best_of(up));
+        chosen.or_else(|| new_of(down)).or_else(|| best_of(down))
+    }
 }
 
 /// Whether this endpoint serves whole requests.
@@ -164,13 +188,14 @@ impl Picker {
 
     /// Completes a ranking with decode endpoints for those that are `paired`: the best one for
     /// each, then the others, so that the next placement avoids both endpoints of a pair that fails
-    /// if there are enough. `rank` says how well a decode endpoint takes over from a prefill
-    /// endpoint, less is better; of equals, the first from `start` on is the best.
+    /// if there are enough. One that is down is paired for the first time when those that are up
+    /// are in pairs with all prefill endpoints. `rank` says how well a decode endpoint takes over
+    /// from a prefill endpoint, less is better; of equals, the first from `start` on is the best.
     ///
     /// # Errors
     ///
     /// When only prefill endpoints without a partner are ranked.
-    pub(crate) fn pair_up<R: PartialOrd>(
+    pub(crate) fn pair_up<R: PartnerRank>(
         &self,
         ranked: &[RankedEndpoint],
         is_paired: impl Fn(&RankedEndpoint) -> bool,
@@ -184,8 +209,7 @@ impl Picker {
                 .then(|| self.partners(prefill, model, start, |decode| rank(prefill, decode)));
             paired.unwrap_or_default()
         });
-        let partners: SmallVec<[SmallVec<[DecodePartner; MAX_RANKED]>; MAX_RANKED]> =
-            partners.collect();
+        let partners: SmallVec<[Partners; MAX_RANKED]> = partners.collect();
         let mut paired = RankedEndpoints::new();
         for round in 0..MAX_RANKED {
             for (ranked, partners) in ranked.iter().zip(&partners) {
@@ -196,13 +220,12 @@ impl Picker {
                     paired.extend((round == 0).then_some(*ranked));
                     continue;
                 }
-                let is_new = |partner: &&DecodePartner| {
-                    !paired.iter().any(|known| known.decode == Some(**partner))
+                let is_new = |partner: &DecodePartner| {
+                    !paired.iter().any(|known| known.decode == Some(*partner))
                 };
-                let fresh = partners.iter().find(is_new);
-                let partner = fresh.or_else(|| partners.first().filter(|_| round == 0));
-                paired.extend(partner.map(|partner| RankedEndpoint {
-                    decode: Some(*partner),
+                let decode = partners.choose(is_new, round == 0);
+                paired.extend(decode.map(|decode| RankedEndpoint {
+                    decode: Some(decode),
                     ..*ranked
                 }));
             }
@@ -213,16 +236,16 @@ impl Picker {
         Ok(paired)
     }
 
-    /// The decode endpoints that can take over from this prefill endpoint, best first.
-    fn partners<R: PartialOrd>(
+    /// The decode endpoints that can take over from this prefill endpoint.
+    fn partners<R: PartnerRank>(
         &self,
         prefill: usize,
         model: Option<&str>,
         start: usize,
         mut rank: impl FnMut(usize) -> R,
-    ) -> SmallVec<[DecodePartner; MAX_RANKED]> {
+    ) -> Partners {
         let Some(group) = self.pair_group(prefill) else {
-            return SmallVec::new();
+            return Partners::default();
         };
         let decodes = self.decodes(group, model);
         let after = start % decodes.clone().count().max(1);
@@ -240,7 +263,10 @@ impl Picker {
             position,
             endpoint: self.pool.endpoints[position].id,
         };
-        best.iter().map(partner).collect()
+        Partners {
+            are_up: best.partition_point(|(rank, _)| !rank.is_down()),
+            ranked: best.iter().map(partner).collect(),
+        }
     }
 
     /// Another decode endpoint for a prompt whose prefill is done, if the one of the pair went down

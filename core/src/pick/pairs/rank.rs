@@ -8,6 +8,12 @@ use crate::{
 /// Share of the KV cache above which a decode endpoint is full: it preempts requests soon.
 const FULL: f32 = 0.95;
 
+/// How well a decode endpoint takes a request over: less is better, and those that are down come
+/// last.
+pub(crate) trait PartnerRank: PartialOrd {
+    fn is_down(&self) -> bool;
+}
+
 /// See the module: less is better. What a picker knows; the scheduler ranks by
 /// [what it learned](crate::scheduler).
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -37,6 +43,12 @@ impl HealthRank {
             health if health.admits(draw) => Self::Ready,
             Health::Up | Health::Warming(_) => Self::Warming,
         }
+    }
+}
+
+impl PartnerRank for DecodeRank {
+    fn is_down(&self) -> bool {
+        self.tier == HealthRank::Down
     }
 }
 

@@ -103,6 +103,37 @@ fn every_placement_of_a_split_request_is_a_pair_and_the_second_avoids_both_endpo
 }
 
 #[test]
+fn a_decode_endpoint_that_is_down_is_paired_after_those_that_are_up() {
+    let picker = picker(PairDialect::VllmNixl, &TWO_BY_TWO);
+    let placements = placements(&picker, |position| Load {
+        health: match position {
+            2 => Health::Down,
+            _ => Health::Up,
+        },
+        ..Load::default()
+    });
+    let decodes: Vec<u64> = placements.iter().map(|&(_, decode)| decode).collect();
+    assert_eq!(decodes, [3, 3, 2], "{placements:?}");
+    assert_ne!(placements[0].0, placements[1].0);
+}
+
+#[test]
+fn decode_endpoints_that_are_all_down_are_each_paired() {
+    let picker = picker(PairDialect::VllmNixl, &TWO_BY_TWO);
+    let placements = placements(&picker, |position| Load {
+        health: match position {
+            2 | 3 => Health::Down,
+            _ => Health::Up,
+        },
+        ..Load::default()
+    });
+    let [first, second, ..] = placements[..] else {
+        panic!("two pairs at least: {placements:?}");
+    };
+    assert!(first.0 != second.0 && first.1 != second.1, "{placements:?}");
+}
+
+#[test]
 fn one_prefill_endpoint_is_tried_with_each_decode_endpoint() {
     let endpoints = [(Role::Prefill, ""), (Role::Decode, ""), (Role::Decode, "")];
     let picker = picker(PairDialect::VllmNixl, &endpoints);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Fleet;
 use crate::{
-    pick::HealthRank,
+    pick::{HealthRank, PartnerRank},
     query::Query,
     scheduler::{
         cost::{Handover, Handovers, SplitTerms},
@@ -22,6 +22,12 @@ pub(in crate::scheduler) struct TakeoverRank {
     is_full: bool,
     /// Seconds, of transfer and of answers.
     cost: f64,
+}
+
+impl PartnerRank for TakeoverRank {
+    fn is_down(&self) -> bool {
+        self.health == HealthRank::Down
+    }
 }
 
 impl Fleet {
