@@ -176,7 +176,8 @@ pub struct CandidateCosts {
     pub decode: Option<Arc<str>>,
     /// Seconds of `ttft_s` that the prompt would be on its way there.
     pub transfer_s: f64,
-    /// What it costs answers: its own, and those that are generated at the same endpoint.
+    /// What it costs answers, its own and those that are generated at the same endpoint; and later
+    /// prompts, if a decode endpoint computes it.
     pub answers_s: f64,
     /// `ttft_s + gamma * wasted_prefill_s - spared_s + answers_s`, and a little for requests in
     /// flight.

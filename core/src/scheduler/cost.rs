@@ -105,7 +105,7 @@ pub(super) struct EndpointCost {
     pub(super) is_pair: bool,
     /// Seconds of `finish` that the prompt is on its way to the decode endpoint.
     pub(super) transfer: f64,
-    /// What it costs answers, its own and others, in seconds.
+    /// What it costs answers, its own and others, and later prompts, in seconds.
     pub(super) answers: f64,
 }
 

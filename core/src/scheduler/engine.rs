@@ -367,9 +367,25 @@ impl EngineModel {
         self.memory.capacity.is_some() && self.memory.used.is_some()
     }
 
+    /// Tokens of its KV cache that the answers hold which it generates: those in use, without what
+    /// is reserved for prompts that others compute.
+    pub(super) fn held_by_answers(&self) -> f64 {
+        let reserved: f64 = self
+            .reserved
+            .iter()
+            .map(|&(_, memory)| f64::from(memory))
+            .sum();
+        (self.context() - reserved).max(0.0)
+    }
+
     /// Whether its memory takes `memory` more tokens without preempting others. True if its memory
     /// is unknown.
     pub(super) fn fits(&self, memory: u32) -> bool {
+        self.fits_after(0, memory)
+    }
+
+    /// The same, once `freed` of the tokens in use are free.
+    pub(super) fn fits_after(&self, freed: u32, memory: u32) -> bool {
         let KvMemory {
             capacity,
             used,
@@ -380,6 +396,7 @@ impl EngineModel {
             return true;
         };
         let used = used.saturating_add_signed(added);
+        let used = used.saturating_sub(freed.into());
         // An otherwise empty engine takes any prompt: no other request could be preempted.
         used == 0 || (used + u64::from(memory)) as f64 <= capacity as f64 * FULL
     }

@@ -5,8 +5,9 @@
 //!   a pair from k:   cost(k) + transfer + answer(d)                      d: the best decode endpoint of k's group
 //! ```
 //!
-//! `delay` is what a second of prefill costs the answers that `k` generates meanwhile, and `answer`
-//! what it costs that one more is generated there. All are seconds of a time to first token.
+//! `delay` is what a second of prefill costs the answers that `k` generates meanwhile, and later
+//! prompts if its cache is displaced sooner there; `answer` is what it costs that one more is
+//! generated there. All are seconds of a time to first token.
 
 use smallvec::SmallVec;
 
@@ -17,7 +18,8 @@ pub(in crate::scheduler) struct SplitTerms {
     pub(in crate::scheduler) serves_alone: bool,
     /// The group inside which it computes prompts for others, if it does.
     pub(in crate::scheduler) group: Option<usize>,
-    /// What a second of its prefill costs the answers that it generates, in seconds.
+    /// What a second of its prefill costs the answers that it generates, and later prompts, in
+    /// seconds.
     pub(in crate::scheduler) delay: f64,
     /// What it costs that it generates one more answer, in seconds.
     pub(in crate::scheduler) answer: f64,

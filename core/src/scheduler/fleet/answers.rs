@@ -57,8 +57,8 @@ impl Fleet {
         ANSWER_WEIGHT * engine.scarcity() * self.batch(position) * self.terms[position].lane_share
     }
 
-    /// Tokens of memory that the answers at a position are expected to free in this time; 0 while
-    /// nothing is learned of their length.
+    /// Tokens of memory that the answers which are generated at a position are expected to free in
+    /// this time; 0 while nothing is learned of their length.
     pub(super) fn freed_in(&self, position: usize, seconds: f64) -> u32 {
         let engine = &self.engines[position];
         let per_token = self
@@ -68,7 +68,7 @@ impl Fleet {
             return 0;
         };
         let life = tokens * per_token * engine.decode.share();
-        (engine.context() * (seconds / life).clamp(0.0, 1.0)) as u32
+        (engine.held_by_answers() * (seconds / life).clamp(0.0, 1.0)) as u32
     }
 
     /// Answers that are generated at a position, or will be.

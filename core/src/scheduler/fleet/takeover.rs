@@ -14,6 +14,16 @@ use crate::{
     snapshot::Role,
 };
 
+/// How long a prompt may wait at a full decode endpoint. An engine queues what it has no memory for
+/// and preempts nothing for it. Without a queue there its memory idles, from the moment when an
+/// answer frees it until a prompt that waited for that here is computed and moved.
+const ENGINE_WAIT: Duration = Duration::from_secs(2);
+
+/// What a second of prefill at a decode endpoint costs later prompts, in seconds until a first
+/// token. Its cache is where all prompts of the group pass through, so that what is computed there
+/// is displaced sooner than at a prefill endpoint: some turn of each conversation is computed again.
+const CACHE_LOSS: f64 = 0.2;
+
 /// How well a decode endpoint takes a prompt over: less is better.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub(in crate::scheduler) struct TakeoverRank {
@@ -46,10 +56,15 @@ impl Fleet {
                 answer: 0.0,
             };
         }
+        let loss = if self.is_decode(position) {
+            CACHE_LOSS
+        } else {
+            0.0
+        };
         SplitTerms {
             serves_alone: true,
             group,
-            delay: self.delay(position),
+            delay: self.delay(position) + loss,
             answer: self.answer(position, now),
         }
     }
@@ -122,8 +137,9 @@ impl Fleet {
         self.transfers.seconds(0.0).is_some()
     }
 
-    /// Whether the memory of a decode endpoint that could take over from this position in `seconds`
-    /// will take the prompt without preempting others. True where none of them is up: to wait is of no use.
+    /// Whether a decode endpoint that could take over from this position in `seconds` will then have
+    /// memory for the prompt within [`ENGINE_WAIT`]. True where none of them is up: to wait is of no
+    /// use.
     pub(in crate::scheduler) fn is_taken_over(
         &self,
         prefill: usize,
@@ -139,8 +155,8 @@ impl Fleet {
         let mut is_any_ready = false;
         ready.any(|position| {
             is_any_ready = true;
-            let freed = self.freed_in(position, seconds).min(query.prompt_tokens);
-            self.engines[position].fits(query.prompt_tokens - freed) || self.takes(position, query)
+            let freed = self.freed_in(position, seconds + ENGINE_WAIT.as_secs_f64());
+            self.takes_after(freed, position, query)
         }) || !is_any_ready
     }
 
@@ -152,9 +168,15 @@ impl Fleet {
 
     /// Whether the memory at a position takes the prompt without preempting others.
     fn takes(&self, position: usize, query: &Query) -> bool {
+        self.takes_after(0, position, query)
+    }
+
+    /// The same, once `freed` tokens of those in use there are free.
+    fn takes_after(&self, freed: u32, position: usize, query: &Query) -> bool {
         let engine = &self.engines[position];
         // What it shares with running prompts is looked up only where that matters.
-        engine.fits(query.prompt_tokens) || engine.fits(self.memory(position, query))
+        engine.fits_after(freed, query.prompt_tokens)
+            || engine.fits_after(freed, self.memory(position, query))
     }
 
     fn handover(

@@ -232,6 +232,15 @@ fn a_prompt_is_split_where_its_prefill_would_delay_more_than_a_transfer_costs() 
 }
 
 #[test]
+fn an_idle_decode_endpoint_computes_no_prompt_whose_cache_is_kept_longer_elsewhere() {
+    let mut scheduler = scheduler_of(&PAIR);
+    // A transfer takes less than a tenth of the prefill.
+    let now = learn_transfers(&mut scheduler, 10);
+    let idle = first(schedule(&mut scheduler, 1, &long(1, 2_000), ms(now)));
+    assert!(idle.decode.is_some());
+}
+
+#[test]
 fn a_slow_transfer_leaves_prompts_where_they_are_answered() {
     let mut scheduler = scheduler_of(&PAIR);
     let now = learn_transfers(&mut scheduler, 2_500);
@@ -314,6 +323,43 @@ fn a_prompt_is_computed_for_memory_that_is_free_when_it_is_done() {
         "one of them has ended by then"
     );
     waits(&schedule(&mut scheduler, 2, &long(2, 8_000), ms(now)));
+}
+
+#[test]
+fn prompts_are_computed_while_answers_hold_their_memory_and_no_more_than_it_takes() {
+    use Role::{Decode, Prefill};
+    let roles = [Prefill, Decode, Prefill, Prefill, Prefill, Prefill];
+    let pool = pool_of(PairDialect::Sglang, &roles);
+    let mut scheduler = Scheduler::new(&pool, SeededRng::new(1));
+    let mut now = learn_transfers(&mut scheduler, 100);
+    scheduler.set_capacity(1, Some(40_000));
+    // Four answers hold 8,000 tokens each, and end soon.
+    for number in 0..4 {
+        let answering = Served {
+            number: 10 + number,
+            prompt: long(10 + number, 8_000),
+            sent: now,
+            took: [1_000, 0],
+        };
+        answering.begins(&mut scheduler);
+        now += 1_000;
+    }
+    let sample = EngineSample {
+        kv_usage: Some(0.8),
+        ..EngineSample::default()
+    };
+    scheduler.set_sample(1, Some(sample));
+    for number in 1..=4 {
+        let ranked = first(schedule(
+            &mut scheduler,
+            number,
+            &long(number, 8_000),
+            ms(now),
+        ));
+        assert!(ranked.decode.is_some(), "{number}");
+    }
+    // A fifth prefill endpoint is idle, and what the four get is all there is.
+    waits(&schedule(&mut scheduler, 5, &long(5, 8_000), ms(now)));
 }
 
 #[test]
