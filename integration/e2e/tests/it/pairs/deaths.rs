@@ -85,7 +85,8 @@ async fn a_decode_engine_that_fails_before_a_byte_is_replaced_and_nothing_is_han
         },
     ] {
         for scene in [PairedScene::nixl(2, 2), PairedScene::sglang(2, 2)] {
-            let fleet = scene.start().await;
+            // All are split: an engine alone may be sent a request twice, on two connections.
+            let fleet = scene.strategy("least-request").start().await;
             // Connections to reuse, on which a request may be repeated.
             for name in ["warm", "warmer", "hot"] {
                 text_of(&fleet.url(), &long_chat(name, true)).await;
