@@ -49,8 +49,8 @@ struct PairedScene {
     engine: EngineConfig,
     /// Further keys of `disaggregation`.
     keys: String,
-    /// By costs, so that once transfers are learned, engines that are fast enough serve alone; other
-    /// strategies split every long prompt.
+    /// Other strategies than `kv-aware` split every long prompt; by costs, engines that are fast
+    /// enough serve alone once transfers are learned.
     strategy: &'static str,
     /// Further keys of the pool, a line each.
     pool: String,
@@ -82,7 +82,7 @@ impl PairedScene {
             counts,
             engine: instant(),
             keys: String::new(),
-            strategy: "kv-aware",
+            strategy: "least-request",
             pool: String::new(),
             transfer_rate: 1e6,
             first: FirstPrefill::Sound,
@@ -332,6 +332,7 @@ async fn texts_are_those_of_one_engine(fleet: &PairedFleet) {
 #[tokio::test]
 async fn a_nixl_pair_answers_as_one_engine_does_and_takes_over_what_was_prefilled() {
     let fleet = PairedScene::nixl(1, 1)
+        .strategy("kv-aware")
         .keys("minUncachedTokens: 0")
         .start()
         .await;
@@ -436,7 +437,7 @@ async fn requests_that_no_dialect_can_split_and_short_ones_go_to_the_decode_engi
 
 #[tokio::test]
 async fn the_next_turn_of_a_conversation_goes_to_the_engine_that_has_it() {
-    let fleet = PairedScene::nixl(1, 1).start().await;
+    let fleet = PairedScene::nixl(1, 1).strategy("kv-aware").start().await;
     let mut body = long_chat("first turn", false);
     let answer = text_of(&fleet.url(), &body).await;
     assert_eq!(sent(&fleet.prefills[0]).len(), 1);

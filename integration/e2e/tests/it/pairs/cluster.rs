@@ -59,7 +59,7 @@ impl PairedCluster {
         let url = api.url().parse().expect("an address is a URL");
         let kube = client::connect(kube::Config::new(url)).expect("no credentials are needed");
         let yaml = format!(
-            "pools:\n- name: chat\n  strategy: kv-aware\n  scoreDeadline: 5s\n  \
+            "pools:\n- name: chat\n  strategy: least-request\n  scoreDeadline: 5s\n  \
              kubernetes: {{namespace: ai, pods: {{app: vllm}}, port: http}}\n  \
              disaggregation: {{dialect: {dialect}, minUncachedTokens: 0}}\n"
         );

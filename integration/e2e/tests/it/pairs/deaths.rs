@@ -86,7 +86,7 @@ async fn a_decode_engine_that_fails_before_a_byte_is_replaced_and_nothing_is_han
     ] {
         for scene in [PairedScene::nixl(2, 2), PairedScene::sglang(2, 2)] {
             // All are split: an engine alone may be sent a request twice, on two connections.
-            let fleet = scene.strategy("least-request").start().await;
+            let fleet = scene.start().await;
             // Connections to reuse, on which a request may be repeated.
             for name in ["warm", "warmer", "hot"] {
                 text_of(&fleet.url(), &long_chat(name, true)).await;
@@ -148,10 +148,7 @@ async fn a_prefill_engine_of_which_no_cache_can_be_read_is_ejected_and_no_decode
         ..EngineConfig::default()
     });
     let scene = scene.pool("ejection: {baseTime: 10m, maxTime: 10m}\n  retry: {budget: 1}");
-    let scene = scene
-        .strategy("least-request")
-        .first(FirstPrefill::DeadSideChannel);
-    let fleet = scene.start().await;
+    let fleet = scene.first(FirstPrefill::DeadSideChannel).start().await;
     for request in 0..24 {
         text_of(&fleet.url(), &long_chat(&format!("unread {request}"), true)).await;
     }

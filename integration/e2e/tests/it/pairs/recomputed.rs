@@ -35,7 +35,7 @@ impl Scripted {
             Engine::start(instant()).await.expect("starts"),
         );
         let yaml = format!(
-            "pools:\n- name: chat\n  strategy: kv-aware\n  scoreDeadline: 5s\n  \
+            "pools:\n- name: chat\n  strategy: least-request\n  scoreDeadline: 5s\n  \
              endpoints: [{}]\n  disaggregation: {{dialect: shared-storage, \
              minUncachedTokens: 0, prefill: [{}], decode: [{}], onFailure: aggregate}}\n",
             sound.url(),
