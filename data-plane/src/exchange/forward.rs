@@ -105,17 +105,16 @@ impl Forwarder {
                 .attempt((request, &body), (pool, deadline), turn.placement(), guard)
                 .await;
             if repeated {
-                // The first sending was unanswered: the request may be the cause, whatever came of
-                // the repetition.
                 pool.metrics.endpoints.attempts[AttemptOutcome::Failed].inc();
-                attempts.failed(true);
             }
             let verdict = self.ended(&answer, placement, (request, pool), guard);
             let RetryVerdict::TryElsewhere { suspicious } = verdict else {
                 guard.settle_refusals();
                 return final_answer(answer, held, attempts.tried(), guard);
             };
-            attempts.failed(suspicious);
+            // A first sending that was unanswered is suspicious, whatever came of the repetition. That
+            // both were is one suspicion: an engine that dies closes what it has just accepted.
+            attempts.failed(suspicious || repeated);
             if let Ok(mut answer) = answer {
                 answer.attempt.hold();
                 held = Some(answer.or_held(held.take()));

@@ -3,7 +3,7 @@
 //! | what happened | what follows |
 //! |---|---|
 //! | cannot connect, or nothing was written | next endpoint |
-//! | a reused connection broke after the request was written | once more on a new connection; counts as suspicious |
+//! | a reused connection broke after the request was written | once more on a new connection; both are one suspicion |
 //! | a new connection broke after the request was written, or 500, or an error in a 200 | next endpoint; suspicious |
 //! | two suspicious failures | the end: the request may be the cause |
 //! | 502, 504 | next endpoint |

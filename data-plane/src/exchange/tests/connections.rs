@@ -36,3 +36,17 @@ async fn a_request_on_a_connection_that_the_engine_was_just_closing_is_repeated(
         .expect("an answer");
     assert_eq!(body.collect().await.expect("whole").to_bytes(), "ok");
 }
+
+#[tokio::test]
+async fn an_engine_that_dies_while_it_accepts_connections_costs_one_suspicion() {
+    let (dying, other) = (Engine::start(true).await, Engine::start(true).await);
+    let exchange = Exchange::with(&[dying.address, other.address]);
+    exchange.warm_up(1).await;
+    dying.connection.killed.cancel();
+    let body = exchange
+        .answer(&exchange.selection())
+        .await
+        .expect("an answer of the other engine");
+    assert_eq!(body.collect().await.expect("whole").to_bytes(), "ok");
+    assert_eq!(dying.seen(), 2, "on a reused and on a new connection");
+}
