@@ -112,7 +112,10 @@ async fn a_request_whose_prefill_engine_dies_before_the_transfer_is_prefilled_el
         time_scale: 0.01,
         ..EngineConfig::default()
     };
-    let scene = PairedScene::nixl(2, 1).engine(engine);
+    // Each prefill engine gets one of two requests first.
+    let scene = PairedScene::nixl(2, 1)
+        .strategy("round-robin")
+        .engine(engine);
     let fleet = scene.first(FirstPrefill::DeadSideChannel).start().await;
     for name in ["a", "b"] {
         text_of(&fleet.url(), &long_chat(name, true)).await;
