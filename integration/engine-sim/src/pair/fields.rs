@@ -3,7 +3,11 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+
+use super::LegFailure;
+use super::violation::PairViolation;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -13,13 +17,13 @@ pub(super) struct LegFields<'a> {
     max_completion_tokens: Option<u32>,
     max_output_tokens: Option<u32>,
     #[serde(borrow)]
-    pub(super) kv_transfer_params: Option<&'a RawValue>,
+    kv_transfer_params: Option<&'a RawValue>,
     #[serde(borrow)]
     pub(super) bootstrap_host: Option<Cow<'a, str>>,
     pub(super) bootstrap_port: Option<u16>,
     pub(super) bootstrap_room: Option<u64>,
     #[serde(borrow)]
-    pub(super) disaggregated_params: Option<&'a RawValue>,
+    disaggregated_params: Option<&'a RawValue>,
     #[serde(borrow)]
     prompt_token_ids: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -38,14 +42,39 @@ impl<'a> LegFields<'a> {
         tokens.is_some_and(|tokens| serde_json::from_str::<Vec<u32>>(tokens.get()).is_ok())
     }
 
-    /// Whether the answer is limited to one token.
-    pub(super) fn is_one_token(&self) -> bool {
+    /// What vLLM's connectors read, if it is there.
+    ///
+    /// # Errors
+    /// When it has not the form of `T`.
+    pub(super) fn transfer_params<T: DeserializeOwned>(&self) -> Result<Option<T>, LegFailure> {
+        params(self.kv_transfer_params)
+    }
+
+    /// What TensorRT-LLM reads, if it is there.
+    ///
+    /// # Errors
+    /// When it has not the form of `T`.
+    pub(super) fn disaggregated_params<T: DeserializeOwned>(
+        &self,
+    ) -> Result<Option<T>, LegFailure> {
+        params(self.disaggregated_params)
+    }
+
+    /// Whether the answer is a whole one of one token, as that of vLLM's prefill legs.
+    pub(super) fn is_for_one_token(&self) -> bool {
         let limits = [
             self.max_completion_tokens,
             self.max_tokens,
             self.max_output_tokens,
         ];
         let mut limits = limits.into_iter().flatten().peekable();
-        limits.peek().is_some() && limits.all(|limit| limit == 1)
+        let is_one = limits.peek().is_some() && limits.all(|limit| limit == 1);
+        is_one && self.stream != Some(true)
     }
+}
+
+fn params<T: DeserializeOwned>(raw: Option<&RawValue>) -> Result<Option<T>, LegFailure> {
+    let params = raw.map(|raw| serde_json::from_str(raw.get()));
+    let params = params.transpose();
+    params.map_err(|_| PairViolation::IncompleteParameters.into())
 }

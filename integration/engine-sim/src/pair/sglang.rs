@@ -2,12 +2,12 @@
 //! prefill engine. That one computes the prompt when the decode engine is there, and answers when
 //! the KV cache is moved.
 
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::engine::PairEngine;
 use super::fields::LegFields;
 use super::rooms::{RoomSeat, RoomStage};
-use super::side_channel::{self, HANDSHAKE, NoTransfer, PARTNER_WAIT, SideQuestion};
+use super::side_channel::{self, PARTNER_WAIT};
 use super::violation::PairViolation;
 use super::{LegFailure, PairLeg, PairRole};
 
@@ -46,29 +46,7 @@ pub(super) async fn decode(
     fields: &LegFields<'_>,
 ) -> Result<PairLeg, LegFailure> {
     let room = room(fields)?;
-    let question = SideQuestion::Enter {
-        room: room.number,
-        by: engine.identity.clone(),
-    };
-    let waiting = engine.wait();
-    let asked = side_channel::ask(room.host, room.port, &question, PARTNER_WAIT).await;
-    drop(waiting);
-    match asked {
-        Ok(transfer) => {
-            let received = transfer.tokens;
-            engine.transfer(received).await;
-            transfer.complete().await;
-            Ok(PairLeg {
-                received,
-                ..PairLeg::default()
-            })
-        }
-        Err(NoTransfer::Refused(violation)) => Err(violation.into()),
-        Err(NoTransfer::Gone) => {
-            sleep(HANDSHAKE.mul_f64(engine.scale)).await;
-            Err(LegFailure::PartnerGone)
-        }
-    }
+    side_channel::meet(engine, (room.host, room.port), room.number).await
 }
 
 /// A prompt of this many tokens is computed: waits until the decode engine has its KV cache.

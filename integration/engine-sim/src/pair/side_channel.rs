@@ -29,7 +29,7 @@ use super::engine::{EngineIdentity, PairEngine};
 use super::kept_caches::ComputedPrompt;
 use super::rooms::{RoomSeat, RoomStage};
 use super::violation::PairViolation;
-use super::{PairProtocol, PairRole};
+use super::{LegFailure, PairLeg, PairProtocol, PairRole};
 use crate::transport::port::Port;
 
 /// How long an engine waits for a line of its partner, as vLLM's handshake.
@@ -51,7 +51,7 @@ const LINE: u64 = 64 << 10;
 /// What a decode engine asks.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum SideQuestion {
+enum SideQuestion {
     /// The KV cache that is kept under this name.
     Take {
         /// The name.
@@ -81,31 +81,93 @@ enum SideAnswer {
 
 /// Why a decode engine has no KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoTransfer {
+enum NoTransfer {
     Refused(PairViolation),
     Gone,
 }
 
 /// A KV cache that is being read. Memory of the prefill engine is held until this is dropped.
 #[derive(Debug)]
-pub(super) struct Transfer {
-    pub(super) tokens: usize,
+struct Transfer {
+    tokens: usize,
     connection: BufReader<TcpStream>,
 }
 
 // === The decode engine's side ===
 
-/// Asks the engine whose side channel is there. Waits for its answer for at most `patience`.
+/// Takes over what the engine of this id keeps under the name `handoff`.
 ///
 /// # Errors
 /// If it has nothing, or is not there.
-pub(super) async fn ask(
-    host: &str,
-    port: u16,
+pub(super) async fn take_over(
+    engine: &PairEngine,
+    address: (&str, u16),
+    handoff: String,
+    engine_id: String,
+) -> Result<PairLeg, LegFailure> {
+    let by = EngineIdentity {
+        engine_id,
+        ..engine.identity.clone()
+    };
+    let question = SideQuestion::Take { handoff, by };
+    let asked = ask(address, &question, 2 * HANDSHAKE).await;
+    receive(engine, asked).await
+}
+
+/// Takes over the prompt whose other leg is or will be in this room, and counts as waiting until it
+/// is computed.
+///
+/// # Errors
+/// As of [`take_over`].
+pub(super) async fn meet(
+    engine: &PairEngine,
+    address: (&str, u16),
+    room: u64,
+) -> Result<PairLeg, LegFailure> {
+    let by = engine.identity.clone();
+    let question = SideQuestion::Enter { room, by };
+    let waiting = engine.wait();
+    let asked = ask(address, &question, PARTNER_WAIT).await;
+    drop(waiting);
+    receive(engine, asked).await
+}
+
+/// Host and port of a side channel that is named by a URL of the scheme `tcp`.
+pub(super) fn address(url: &str) -> Option<(&str, u16)> {
+    let (host, port) = url.strip_prefix("tcp://")?.rsplit_once(':')?;
+    Some((host, port.parse().ok()?))
+}
+
+/// Reads a KV cache, if there is one: the decode leg that has it.
+async fn receive(
+    engine: &PairEngine,
+    asked: Result<Transfer, NoTransfer>,
+) -> Result<PairLeg, LegFailure> {
+    match asked {
+        Ok(transfer) => {
+            let received = transfer.tokens;
+            engine.transfer(received).await;
+            transfer.complete().await;
+            Ok(PairLeg {
+                received,
+                ..PairLeg::default()
+            })
+        }
+        Err(NoTransfer::Refused(violation)) => Err(violation.into()),
+        Err(NoTransfer::Gone) => {
+            sleep(HANDSHAKE.mul_f64(engine.scale)).await;
+            Err(LegFailure::PartnerGone)
+        }
+    }
+}
+
+/// Asks the engine whose side channel is there. Waits for its answer for at most `patience`.
+async fn ask(
+    address: (&str, u16),
     question: &SideQuestion,
     patience: Duration,
 ) -> Result<Transfer, NoTransfer> {
-    let asked = timeout(patience, exchange(host, port, question));
+    let asked = timeout(patience, exchange(address, question));
     match asked.await {
         Ok(Ok((SideAnswer::Tokens(tokens), connection))) => Ok(Transfer { tokens, connection }),
         Ok(Ok((SideAnswer::Refused(kind), _))) => {
@@ -117,8 +179,7 @@ pub(super) async fn ask(
 }
 
 async fn exchange(
-    host: &str,
-    port: u16,
+    (host, port): (&str, u16),
     question: &SideQuestion,
 ) -> io::Result<(SideAnswer, BufReader<TcpStream>)> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -132,7 +193,7 @@ async fn exchange(
 
 impl Transfer {
     /// Ends a transfer that is complete.
-    pub(super) async fn complete(mut self) {
+    async fn complete(mut self) {
         // A prefill engine that is gone has nothing to free.
         let _gone = timeout(HANDSHAKE, self.connection.write_all(b"\n")).await;
     }

@@ -3,12 +3,11 @@
 
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::sleep;
 
-use super::engine::{EngineIdentity, PairEngine};
+use super::engine::PairEngine;
 use super::fields::LegFields;
 use super::kept_caches::ComputedPrompt;
-use super::side_channel::{self, HANDSHAKE, NoTransfer, SideQuestion};
+use super::side_channel;
 use super::violation::PairViolation;
 use super::{LegFailure, PairLeg, PairRole};
 
@@ -27,7 +26,7 @@ struct DisaggregatedParams {
 
 /// A request at a context server.
 pub(super) fn context(engine: &PairEngine, fields: &LegFields<'_>) -> Result<PairLeg, LegFailure> {
-    let params = params(fields)?.unwrap_or_default();
+    let params: DisaggregatedParams = fields.disaggregated_params()?.unwrap_or_default();
     let id = params.disagg_request_id.filter(|id| *id >= FIRST_ID);
     if params.request_type != "context_only" || fields.stream == Some(true) {
         return Err(PairViolation::NoPrefillLeg.into());
@@ -47,7 +46,7 @@ pub(super) async fn generation(
     engine: &PairEngine,
     fields: &LegFields<'_>,
 ) -> Result<PairLeg, LegFailure> {
-    let Some(params) = params(fields)? else {
+    let Some(params) = fields.disaggregated_params::<DisaggregatedParams>()? else {
         return Ok(PairLeg::default());
     };
     let is_generation = params.request_type == "generation_only";
@@ -61,37 +60,13 @@ pub(super) async fn generation(
     else {
         return Err(PairViolation::IncompleteParameters.into());
     };
-    let address = endpoint.strip_prefix("tcp://");
-    let address = address.and_then(|address| address.rsplit_once(':'));
-    let address = address.and_then(|(host, port)| Some((host, port.parse().ok()?)));
-    let (Some((host, port)), true, true) = (address, is_generation, fields.has_prompt_tokens())
-    else {
+    let address = side_channel::address(&endpoint);
+    let (Some(address), true, true) = (address, is_generation, fields.has_prompt_tokens()) else {
         return Err(PairViolation::IncompleteParameters.into());
     };
     let (handoff, engine_id) = handoff.split_once('@').unwrap_or((&handoff, ""));
-    let question = SideQuestion::Take {
-        handoff: handoff.to_owned(),
-        by: EngineIdentity {
-            engine_id: engine_id.to_owned(),
-            ..engine.identity.clone()
-        },
-    };
-    match side_channel::ask(host, port, &question, 2 * HANDSHAKE).await {
-        Ok(transfer) => {
-            let received = transfer.tokens;
-            engine.transfer(received).await;
-            transfer.complete().await;
-            Ok(PairLeg {
-                received,
-                ..PairLeg::default()
-            })
-        }
-        Err(NoTransfer::Refused(violation)) => Err(violation.into()),
-        Err(NoTransfer::Gone) => {
-            sleep(HANDSHAKE.mul_f64(engine.scale)).await;
-            Err(LegFailure::PartnerGone)
-        }
-    }
+    let (handoff, engine_id) = (handoff.to_owned(), engine_id.to_owned());
+    side_channel::take_over(engine, address, handoff, engine_id).await
 }
 
 /// Keeps a prompt, and returns the parameters by which it can be taken, as TensorRT-LLM writes
@@ -121,12 +96,4 @@ pub(super) fn keep(engine: &PairEngine, id: u64, prompt: ComputedPrompt, request
         "ctx_usage": null,
     })
     .to_string()
-}
-
-fn params(fields: &LegFields<'_>) -> Result<Option<DisaggregatedParams>, LegFailure> {
-    let Some(raw) = fields.disaggregated_params else {
-        return Ok(None);
-    };
-    let params = serde_json::from_str(raw.get());
-    params.map_err(|_| PairViolation::IncompleteParameters.into())
 }

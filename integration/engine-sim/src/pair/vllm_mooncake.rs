@@ -8,7 +8,7 @@ use std::io;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::bootstrap_server::RegisteredRanks;
@@ -16,7 +16,7 @@ use super::engine::PairEngine;
 use super::fields::LegFields;
 use super::kept_caches::ComputedPrompt;
 use super::rooms::{RoomSeat, RoomStage};
-use super::side_channel::{self, HANDSHAKE, NoTransfer, PARTNER_WAIT, SideQuestion};
+use super::side_channel::{self, HANDSHAKE};
 use super::violation::PairViolation;
 use super::{LegFailure, PairLeg, PairRole};
 
@@ -48,9 +48,9 @@ pub(super) fn prefill(
     fields: &LegFields<'_>,
     rank: Option<&str>,
 ) -> Result<PairLeg, LegFailure> {
-    let params = params(fields)?.unwrap_or_default();
+    let params: MooncakeParams = fields.transfer_params()?.unwrap_or_default();
     let asks = params.do_remote_decode && !params.do_remote_prefill;
-    if !asks || !fields.is_one_token() || fields.stream == Some(true) {
+    if !asks || !fields.is_for_one_token() {
         return Err(PairViolation::NoPrefillLeg.into());
     }
     let transfer = params.transfer_id;
@@ -79,7 +79,7 @@ pub(super) async fn decode(
     engine: &PairEngine,
     fields: &LegFields<'_>,
 ) -> Result<PairLeg, LegFailure> {
-    let Some(params) = params(fields)? else {
+    let Some(params) = fields.transfer_params()? else {
         return Ok(PairLeg::default());
     };
     let MooncakeParams {
@@ -99,34 +99,9 @@ pub(super) async fn decode(
     let found = ranks.iter().find(|(_, rank)| rank.engine_id == engine_id);
     let (rank, registered) = found.ok_or(PairViolation::OtherEngine)?;
     let worker = registered.worker_addr.get(&0).and_then(|tp| tp.get(&0));
-    let worker = worker.and_then(|address| address.strip_prefix("tcp://"));
-    let (host, port) = worker
-        .and_then(|address| address.rsplit_once(':'))
-        .and_then(|(host, port)| Some((host, port.parse().ok()?)))
-        .ok_or(PairViolation::OtherEngine)?;
-    let question = SideQuestion::Enter {
-        room: room(&transfer, *rank),
-        by: engine.identity.clone(),
-    };
-    let waiting = engine.wait();
-    let asked = side_channel::ask(host, port, &question, PARTNER_WAIT).await;
-    drop(waiting);
-    match asked {
-        Ok(transfer) => {
-            let received = transfer.tokens;
-            engine.transfer(received).await;
-            transfer.complete().await;
-            Ok(PairLeg {
-                received,
-                ..PairLeg::default()
-            })
-        }
-        Err(NoTransfer::Refused(violation)) => Err(violation.into()),
-        Err(NoTransfer::Gone) => {
-            sleep(HANDSHAKE.mul_f64(engine.scale)).await;
-            Err(LegFailure::PartnerGone)
-        }
-    }
+    let address = worker.and_then(|url| side_channel::address(url));
+    let address = address.ok_or(PairViolation::OtherEngine)?;
+    side_channel::meet(engine, address, room(&transfer, *rank)).await
 }
 
 /// Keeps a prompt that is computed until the decode engine has it.
@@ -166,12 +141,4 @@ async fn query(address: &str) -> io::Result<RegisteredRanks> {
     let answer = String::from_utf8(answer).map_err(|_| invalid())?;
     let (_, page) = answer.split_once("\r\n\r\n").ok_or_else(invalid)?;
     Ok(serde_json::from_str(page)?)
-}
-
-fn params(fields: &LegFields<'_>) -> Result<Option<MooncakeParams>, LegFailure> {
-    let Some(raw) = fields.kv_transfer_params else {
-        return Ok(None);
-    };
-    let params = serde_json::from_str(raw.get());
-    params.map_err(|_| PairViolation::IncompleteParameters.into())
 }

@@ -2,12 +2,11 @@
 //! parameters by which a decode engine reads it.
 
 use serde::Deserialize;
-use tokio::time::sleep;
 
-use super::engine::{EngineIdentity, PairEngine};
+use super::engine::PairEngine;
 use super::fields::LegFields;
 use super::kept_caches::ComputedPrompt;
-use super::side_channel::{self, HANDSHAKE, NoTransfer, SideQuestion};
+use super::side_channel;
 use super::violation::PairViolation;
 use super::{LegFailure, PairLeg};
 
@@ -24,9 +23,9 @@ struct TransferParams {
 
 /// A request at a prefill engine.
 pub(super) fn prefill(fields: &LegFields<'_>) -> Result<PairLeg, LegFailure> {
-    let params = params(fields)?.unwrap_or_default();
+    let params: TransferParams = fields.transfer_params()?.unwrap_or_default();
     let asks = params.do_remote_decode && !params.do_remote_prefill;
-    if !asks || !fields.is_one_token() || fields.stream == Some(true) {
+    if !asks || !fields.is_for_one_token() {
         return Err(PairViolation::NoPrefillLeg.into());
     }
     Ok(PairLeg {
@@ -41,7 +40,7 @@ pub(super) async fn decode(
     engine: &PairEngine,
     fields: &LegFields<'_>,
 ) -> Result<PairLeg, LegFailure> {
-    let Some(params) = params(fields)? else {
+    let Some(params) = fields.transfer_params()? else {
         return Ok(PairLeg::default());
     };
     let TransferParams {
@@ -55,27 +54,7 @@ pub(super) async fn decode(
     else {
         return Err(PairViolation::IncompleteParameters.into());
     };
-    let by = EngineIdentity {
-        engine_id,
-        ..engine.identity.clone()
-    };
-    let question = SideQuestion::Take { handoff, by };
-    match side_channel::ask(&host, port, &question, 2 * HANDSHAKE).await {
-        Ok(transfer) => {
-            let received = transfer.tokens;
-            engine.transfer(received).await;
-            transfer.complete().await;
-            Ok(PairLeg {
-                received,
-                ..PairLeg::default()
-            })
-        }
-        Err(NoTransfer::Refused(violation)) => Err(violation.into()),
-        Err(NoTransfer::Gone) => {
-            sleep(HANDSHAKE.mul_f64(engine.scale)).await;
-            Err(LegFailure::PartnerGone)
-        }
-    }
+    side_channel::take_over(engine, (&host, port), handoff, engine_id).await
 }
 
 /// Keeps a prompt, and returns the parameters by which it can be taken, as vLLM 0.32 writes them.
@@ -90,12 +69,4 @@ pub(super) fn keep(engine: &PairEngine, prompt: ComputedPrompt, request: &str) -
         quoted(&handoff),
         quoted(&engine.host),
     )
-}
-
-fn params(fields: &LegFields<'_>) -> Result<Option<TransferParams>, LegFailure> {
-    let Some(raw) = fields.kv_transfer_params else {
-        return Ok(None);
-    };
-    let params = serde_json::from_str(raw.get());
-    params.map_err(|_| PairViolation::IncompleteParameters.into())
 }
