@@ -294,22 +294,18 @@ fn a_request_waits_while_no_decode_endpoint_has_memory_for_it() {
     assert!(assignment.choice.ranked[0].decode.is_some());
 }
 
-#[test]
-fn a_prompt_is_computed_for_memory_that_is_free_when_it_is_done() {
-    let roles = [Role::Prefill, Role::Decode];
-    let pool = pool_of(PairDialect::Sglang, &roles);
-    let mut scheduler = Scheduler::new(&pool, SeededRng::new(1));
-    let mut now = learn_transfers(&mut scheduler, 100);
+/// Four answers of a second hold 8,000 of the 40,000 tokens at position 1 each, and end soon. Returns
+/// when the last one has begun.
+fn four_answers_fill_the_decode_endpoint(scheduler: &mut Scheduler, mut now: u64) -> u64 {
     scheduler.set_capacity(1, Some(40_000));
-    // Four answers of a second hold 8,000 tokens each.
-    for number in 0..4 {
+    for number in 10..14 {
         let answering = Served {
-            number: 10 + number,
-            prompt: long(10 + number, 8_000),
+            number,
+            prompt: long(number, 8_000),
             sent: now,
             took: [1_000, 0],
         };
-        answering.begins(&mut scheduler);
+        answering.begins(scheduler);
         now += 1_000;
     }
     let sample = EngineSample {
@@ -317,6 +313,16 @@ fn a_prompt_is_computed_for_memory_that_is_free_when_it_is_done() {
         ..EngineSample::default()
     };
     scheduler.set_sample(1, Some(sample));
+    now
+}
+
+#[test]
+fn a_prompt_is_computed_for_memory_that_is_free_when_it_is_done() {
+    let roles = [Role::Prefill, Role::Decode];
+    let pool = pool_of(PairDialect::Sglang, &roles);
+    let mut scheduler = Scheduler::new(&pool, SeededRng::new(1));
+    let now = learn_transfers(&mut scheduler, 100);
+    let now = four_answers_fill_the_decode_endpoint(&mut scheduler, now);
     let in_a_second = schedule(&mut scheduler, 1, &long(1, 8_000), ms(now));
     assert!(
         matches!(in_a_second, ScheduleOutcome::Bound(_)),
@@ -331,24 +337,8 @@ fn prompts_are_computed_while_answers_hold_their_memory_and_no_more_than_it_take
     let roles = [Prefill, Decode, Prefill, Prefill, Prefill, Prefill];
     let pool = pool_of(PairDialect::Sglang, &roles);
     let mut scheduler = Scheduler::new(&pool, SeededRng::new(1));
-    let mut now = learn_transfers(&mut scheduler, 100);
-    scheduler.set_capacity(1, Some(40_000));
-    // Four answers hold 8,000 tokens each, and end soon.
-    for number in 0..4 {
-        let answering = Served {
-            number: 10 + number,
-            prompt: long(10 + number, 8_000),
-            sent: now,
-            took: [1_000, 0],
-        };
-        answering.begins(&mut scheduler);
-        now += 1_000;
-    }
-    let sample = EngineSample {
-        kv_usage: Some(0.8),
-        ..EngineSample::default()
-    };
-    scheduler.set_sample(1, Some(sample));
+    let now = learn_transfers(&mut scheduler, 100);
+    let now = four_answers_fill_the_decode_endpoint(&mut scheduler, now);
     for number in 1..=4 {
         let ranked = first(schedule(
             &mut scheduler,
