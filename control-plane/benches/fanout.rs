@@ -12,8 +12,7 @@ use hermes_core::{
     delta::SnapshotDelta,
     policy::PoolPolicy,
     snapshot::{
-        Endpoint, EndpointId, Epoch, Model, ModelHolders, PendingDiscovery, Pool, PoolSpec, Role,
-        Snapshot, Version,
+        Endpoint, EndpointId, Epoch, Model, ModelHolders, Pool, PoolSpec, Role, Snapshot, Version,
     },
 };
 use hermes_proto::{
@@ -88,11 +87,7 @@ impl Restart {
             })
         };
         let pool = Pool {
-            spec: Arc::new(PoolSpec {
-                name: "chat".into(),
-                policy: PoolPolicy::default(),
-                pending: PendingDiscovery::default(),
-            }),
+            spec: Arc::new(PoolSpec::new("chat", PoolPolicy::default())),
             models: (0..self.adapters).map(model).collect(),
             endpoints: ids.map(endpoint).collect(),
         };

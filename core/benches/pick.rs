@@ -59,14 +59,13 @@ fn pool(strategy: Strategy, endpoints: usize) -> Arc<Pool> {
     };
     let mut endpoints: Vec<_> = (0..endpoints).map(endpoint).collect();
     endpoints.sort_by_key(|endpoint| endpoint.id);
-    let spec = PoolSpec {
-        name: "chat".into(),
-        policy: PoolPolicy {
+    let spec = PoolSpec::new(
+        "chat",
+        PoolPolicy {
             strategy,
             ..PoolPolicy::default()
         },
-        pending: hermes_core::snapshot::PendingDiscovery::default(),
-    };
+    );
     Arc::new(Pool {
         spec: Arc::new(spec),
         models: Collection::default(),

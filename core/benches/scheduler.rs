@@ -59,11 +59,7 @@ fn pool(endpoints: usize) -> Arc<Pool> {
         ..PoolPolicy::default()
     };
     Arc::new(Pool {
-        spec: Arc::new(PoolSpec {
-            name: "chat".into(),
-            policy,
-            pending: hermes_core::snapshot::PendingDiscovery::default(),
-        }),
+        spec: Arc::new(PoolSpec::new("chat", policy)),
         models: hermes_core::collection::Collection::default(),
         endpoints: endpoints.into(),
     })

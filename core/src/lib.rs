@@ -38,5 +38,7 @@ pub mod rng;
 pub mod scheduler;
 pub mod stored_responses;
 
-pub use cluster::{address, collection, delta, departures, load, rendezvous, snapshot};
+pub use cluster::{
+    address, collection, delta, departures, inference_pool, load, rendezvous, rewrites, snapshot,
+};
 pub use health::{ejection, refusals, retry_budget};

@@ -66,6 +66,52 @@ pub struct PoolSpec {
     /// Unset: both lists are complete.
     #[prost(message, optional, tag = "4")]
     pub pending: ::core::option::Option<PendingDiscovery>,
+    /// By which Services gateways reach the picker for this pool.
+    #[prost(message, repeated, tag = "5")]
+    pub pickers: ::prost::alloc::vec::Vec<PickerReference>,
+    /// In order of precedence.
+    #[prost(message, repeated, tag = "6")]
+    pub rewrites: ::prost::alloc::vec::Vec<ModelRewrite>,
+    /// Sorted by name.
+    #[prost(message, repeated, tag = "7")]
+    pub objectives: ::prost::alloc::vec::Vec<Objective>,
+}
+/// A Service that is the picker of a pool for gateways.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PickerReference {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
+    /// 1..=65535
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+}
+/// Which model endpoints are asked for in place of the one that a client names.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ModelRewrite {
+    /// Unset: it applies to requests for any model, and to those that name none.
+    #[prost(string, optional, tag = "1")]
+    pub model: ::core::option::Option<::prost::alloc::string::String>,
+    /// One is drawn for each request, by weight; at least one.
+    #[prost(message, repeated, tag = "2")]
+    pub targets: ::prost::alloc::vec::Vec<RewriteTarget>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RewriteTarget {
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub weight: u32,
+}
+/// What a request may name to have this priority.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Objective {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Below 0: shed first.
+    #[prost(sint32, tag = "2")]
+    pub priority: i32,
 }
 /// What the replica has not discovered of a pool since it started. A proxy keeps the entries that it had before, and sends
 /// no Score for the pool to this replica while it has entries that the replica lacks.

@@ -8,6 +8,7 @@ mod cluster;
 mod delta;
 mod disaggregation;
 mod history;
+mod inference_pool;
 mod load;
 mod policy;
 mod score;

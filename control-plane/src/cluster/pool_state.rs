@@ -197,6 +197,9 @@ impl PoolState {
                     name,
                     models,
                     policy,
+                    pickers,
+                    rewrites,
+                    objectives,
                     ..
                 },
             members,
@@ -207,6 +210,9 @@ impl PoolState {
             name: Arc::clone(name),
             policy: policy.clone(),
             pending: *pending,
+            pickers: Arc::clone(pickers),
+            rewrites: Arc::clone(rewrites),
+            objectives: Arc::clone(objectives),
         };
         let pool = Pool {
             spec: Arc::new(spec),

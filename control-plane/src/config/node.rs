@@ -191,6 +191,14 @@ pub(super) fn whole(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| float().map(|float| float as u64))
 }
 
+/// A whole number that may be negative.
+pub(super) fn signed(value: &Value) -> Option<i32> {
+    match value.as_i64() {
+        Some(number) => i32::try_from(number).ok(),
+        None => i32::try_from(whole(value)?).ok(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -11,7 +11,11 @@ pub(super) mod section;
 
 use std::{fmt, sync::Arc};
 
-use hermes_core::policy::{KvAware, PoolPolicy, QueueLimits, Strategy};
+use hermes_core::{
+    inference_pool::{Objective, PickerReference},
+    policy::{KvAware, PoolPolicy, QueueLimits, Strategy},
+    rewrites::{self, ModelRewrite},
+};
 
 use super::{
     collector::CollectorConfig, endpoint_tls::EndpointTlsConfig, engine::EngineKind,
@@ -48,6 +52,12 @@ pub struct PoolConfig {
     pub kv_events: Option<KvEventsSettings>,
     /// How prompts become token ids; present only if something needs them.
     pub tokenizer: Option<TokenizerSettings>,
+    /// By which Services gateways reach the picker for this pool; sorted, each once.
+    pub pickers: Arc<[PickerReference]>,
+    /// In order of precedence, at most one for each model.
+    pub rewrites: Arc<[ModelRewrite]>,
+    /// Sorted by name, each once.
+    pub objectives: Arc<[Objective]>,
 }
 
 /// The parts of a pool as a source of configuration states them.
@@ -77,6 +87,12 @@ pub struct PoolParts {
     pub kv_events: Option<KvEventsSettings>,
     /// A tokenizer, whether or not something needs it.
     pub tokenizer: Option<TokenizerSettings>,
+    /// In any order.
+    pub pickers: Vec<PickerReference>,
+    /// Of several for one model the first counts.
+    pub rewrites: Vec<ModelRewrite>,
+    /// In any order; of several with one name the first counts.
+    pub objectives: Vec<Objective>,
 }
 
 /// What is wrong, or probably not intended, with the parts of a pool together.
@@ -127,6 +143,9 @@ impl PoolParts {
             kv_manager: None,
             kv_events: None,
             tokenizer: None,
+            pickers: Vec::new(),
+            rewrites: Vec::new(),
+            objectives: Vec::new(),
         }
     }
 
@@ -141,6 +160,8 @@ impl PoolParts {
         self.settle_tokenizer(&mut issues);
         self.share_key();
         let tls = self.settle_tls(&mut issues);
+        let rewrites = self.order_rewrites(&mut issues);
+        self.sort_objects(&mut issues);
         let lookups = [
             self.kv_manager.as_ref().map(|manager| manager.budget),
             self.tokenizer.as_ref().map(|tokenizer| tokenizer.timeout),
@@ -166,6 +187,9 @@ impl PoolParts {
             kv_manager: self.kv_manager,
             kv_events: self.kv_events,
             tokenizer: self.tokenizer,
+            pickers: self.pickers.into(),
+            rewrites,
+            objectives: self.objectives.into(),
         };
         (pool, issues)
     }
@@ -255,6 +279,36 @@ impl PoolParts {
         {
             tokenizer.key_file.clone_from(key_file);
         }
+    }
+
+    /// Only the first rewrite of a model ever applies.
+    fn order_rewrites(&mut self, issues: &mut Vec<PoolIssue>) -> Arc<[ModelRewrite]> {
+        let (ordered, shadowed) = rewrites::ordered(std::mem::take(&mut self.rewrites));
+        for rewrite in shadowed {
+            let model = match &rewrite.model {
+                Some(model) => format!("the model {model}"),
+                None => "any model".to_owned(),
+            };
+            let found = format!("the second one for {model} has no effect");
+            issues.push(PoolIssue::warning("rewrites", found));
+        }
+        ordered
+    }
+
+    /// Objectives and pickers are looked up.
+    fn sort_objects(&mut self, issues: &mut Vec<PoolIssue>) {
+        self.objectives
+            .sort_by(|one, other| one.name.cmp(&other.name));
+        self.objectives.dedup_by(|later, first| {
+            let is_same = later.name == first.name;
+            if is_same {
+                let found = format!("the second one with the name {} has no effect", later.name);
+                issues.push(PoolIssue::warning("objectives", found));
+            }
+            is_same
+        });
+        self.pickers.sort();
+        self.pickers.dedup();
     }
 
     /// Settings of TLS are for endpoints at `https` addresses.

@@ -26,7 +26,9 @@ pub use super::version::{Epoch, Version};
 use crate::{
     address::ServerAddress,
     collection::{Collection, Keyed},
+    inference_pool::{Objective, PickerReference},
     policy::{PairDialect, PoolPolicy, ProxySettings},
+    rewrites::ModelRewrite,
 };
 
 /// Names one incarnation of one endpoint in one pool, equally in every control-plane replica.
@@ -134,6 +136,17 @@ pub struct PoolSpec {
     pub policy: PoolPolicy,
     /// Which of the pool's lists may still lack entries.
     pub pending: PendingDiscovery,
+    /// By which Services gateways reach the picker for this pool: of pools that serve the same
+    /// model, the one is meant whose picker was asked. Sorted.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub pickers: Arc<[PickerReference]>,
+    /// In order of precedence: the first that applies to a request decides what its endpoints are
+    /// asked for.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub rewrites: Arc<[ModelRewrite]>,
+    /// What requests may name to have another priority than 0. Sorted by name.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub objectives: Arc<[Objective]>,
 }
 
 /// What the control-plane replica has not discovered of a pool since it started.
@@ -226,6 +239,28 @@ impl PairingFacts {
     pub fn suffice(&self, dialect: PairDialect) -> bool {
         !dialect.needs_ranks() || self.ranks.is_some()
     }
+}
+
+// === PoolSpec ===
+
+impl PoolSpec {
+    /// A pool whose lists are complete, and which has nothing besides a policy.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>, policy: PoolPolicy) -> Self {
+        Self {
+            name: name.into(),
+            policy,
+            pending: PendingDiscovery::default(),
+            pickers: Arc::default(),
+            rewrites: Arc::default(),
+            objectives: Arc::default(),
+        }
+    }
+}
+
+/// What serde calls for lists that most pools lack.
+fn is_empty<T>(list: &[T]) -> bool {
+    list.is_empty()
 }
 
 // === PendingDiscovery ===

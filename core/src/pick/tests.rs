@@ -35,11 +35,7 @@ fn pool(strategy: Strategy, n: usize) -> Pool {
         strategy,
         ..PoolPolicy::default()
     };
-    let spec = PoolSpec {
-        name: "chat".into(),
-        policy,
-        pending: crate::snapshot::PendingDiscovery::default(),
-    };
+    let spec = PoolSpec::new("chat", policy);
     Pool {
         spec: Arc::new(spec),
         models: Collection::default(),

@@ -39,11 +39,7 @@ fn pool(rules: KvAware, endpoints: u64) -> Arc<Pool> {
         strategy: Strategy::KvAware(rules),
         ..PoolPolicy::default()
     };
-    let spec = PoolSpec {
-        name: "chat".into(),
-        policy,
-        pending: crate::snapshot::PendingDiscovery::default(),
-    };
+    let spec = PoolSpec::new("chat", policy);
     Arc::new(Pool {
         spec: Arc::new(spec),
         models: crate::collection::Collection::default(),

@@ -93,11 +93,7 @@ impl Exchange {
             })
         };
         let pool = Arc::new(Pool {
-            spec: Arc::new(PoolSpec {
-                name: "chat".into(),
-                policy,
-                pending: hermes_core::snapshot::PendingDiscovery::default(),
-            }),
+            spec: Arc::new(PoolSpec::new("chat", policy)),
             models: hermes_core::collection::Collection::default(),
             endpoints: endpoints.into_iter().enumerate().map(endpoint).collect(),
         });

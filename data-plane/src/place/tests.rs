@@ -30,14 +30,13 @@ impl Door {
             address: "http://127.0.0.1:1".parse().expect("an address"),
         };
         let pool = Pool {
-            spec: Arc::new(PoolSpec {
-                name: "chat".into(),
-                policy: PoolPolicy {
+            spec: Arc::new(PoolSpec::new(
+                "chat",
+                PoolPolicy {
                     strategy: Strategy::RoundRobin,
                     ..PoolPolicy::default()
                 },
-                pending: hermes_core::snapshot::PendingDiscovery::default(),
-            }),
+            )),
             endpoints: vec![Arc::new(endpoint)].into(),
             models: hermes_core::collection::Collection::default(),
         };

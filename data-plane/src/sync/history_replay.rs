@@ -90,7 +90,7 @@ mod tests {
         collection::Collection,
         policy::{PoolPolicy, Strategy},
         query::Query,
-        snapshot::{Endpoint, EndpointId, PendingDiscovery, Pool, PoolSpec, Snapshot},
+        snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Snapshot},
     };
     use prometheus_client::registry::Registry;
 
@@ -103,11 +103,7 @@ mod tests {
             strategy,
             ..PoolPolicy::default()
         };
-        let spec = Arc::new(PoolSpec {
-            name: "chat".into(),
-            policy,
-            pending: PendingDiscovery::default(),
-        });
+        let spec = Arc::new(PoolSpec::new("chat", policy));
         let id = EndpointId(7);
         let endpoint = Endpoint {
             id,

@@ -148,11 +148,7 @@ mod tests {
             })
         };
         Pool {
-            spec: Arc::new(PoolSpec {
-                name: "chat".into(),
-                policy: PoolPolicy::default(),
-                pending: hermes_core::snapshot::PendingDiscovery::default(),
-            }),
+            spec: Arc::new(PoolSpec::new("chat", PoolPolicy::default())),
             models: models.iter().map(model).collect(),
             endpoints: hermes_core::collection::Collection::default(),
         }

@@ -126,9 +126,8 @@ mod tests {
         };
         Arc::new(Pool {
             spec: Arc::new(PoolSpec {
-                name: "chat".into(),
-                policy: PoolPolicy::default(),
                 pending,
+                ..PoolSpec::new("chat", PoolPolicy::default())
             }),
             models: models.iter().map(model).collect(),
             endpoints: endpoints.iter().map(endpoint).collect(),

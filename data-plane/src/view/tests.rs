@@ -25,12 +25,11 @@ fn snapshot(epoch: u64, ids: &[u64], is_pending: bool) -> Arc<Snapshot> {
     };
     let pool = Pool {
         spec: Arc::new(PoolSpec {
-            name: "chat".into(),
-            policy: PoolPolicy::default(),
             pending: PendingDiscovery {
                 endpoints: is_pending,
                 models: is_pending,
             },
+            ..PoolSpec::new("chat", PoolPolicy::default())
         }),
         models: Collection::default(),
         endpoints: ids.iter().map(endpoint).collect(),

@@ -6,7 +6,10 @@ use hermes_control_plane::{
     cache_sources::tokenizer::{TokenizerSettings, Way},
     config::{Config, EndpointSource, EndpointTlsConfig, KubernetesSelection, PoolConfig, PortRef},
 };
-use hermes_core::policy::{Strategy, TenantKey};
+use hermes_core::{
+    policy::{Strategy, TenantKey},
+    rewrites::{ModelRewrite, RewriteTarget},
+};
 
 /// Shows a configuration to the person who wrote it.
 pub(crate) struct Meaning<'a>(pub(crate) &'a Config);
@@ -51,6 +54,9 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         kv_manager,
         kv_events,
         tokenizer,
+        pickers: _,
+        rewrites,
+        objectives: _,
     } = pool;
     write!(
         f,
@@ -68,6 +74,7 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         [] => write!(f, "\n  models: what the engines answer on /v1/models")?,
         named => write!(f, "\n  models: {}", named.join(", "))?,
     }
+    write_rewrites(f, rewrites)?;
     for source in sources {
         write_source(f, source)?;
     }
@@ -118,6 +125,18 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         timeouts.connect, timeouts.request, timeouts.first_byte, timeouts.idle
     )?;
     write!(f, "\n  attempts: {}", retry.max_attempts)
+}
+
+fn write_rewrites(f: &mut fmt::Formatter<'_>, rewrites: &[ModelRewrite]) -> fmt::Result {
+    for ModelRewrite { model, targets } in rewrites {
+        let model = model.as_deref().unwrap_or("any other model");
+        write!(f, "\n  rewrite: {model} to ")?;
+        for (index, RewriteTarget { model, weight }) in targets.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{model} ({weight})")?;
+        }
+    }
+    Ok(())
 }
 
 /// What orders queued requests besides their work and their wait.

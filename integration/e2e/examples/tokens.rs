@@ -111,11 +111,7 @@ async fn main() -> io::Result<ExitCode> {
 }
 
 fn pool(engine: Option<&str>) -> Pool {
-    let spec = PoolSpec {
-        name: "example".into(),
-        policy: PoolPolicy::default(),
-        pending: hermes_core::snapshot::PendingDiscovery::default(),
-    };
+    let spec = PoolSpec::new("example", PoolPolicy::default());
     let endpoint = |url: &str| {
         Arc::new(Endpoint {
             id: EndpointId(1),

@@ -4,13 +4,14 @@ use std::{num::NonZeroU16, sync::Arc};
 
 use hermes_core::{
     address::ServerAddress,
+    inference_pool::Objective,
     snapshot::{
         Endpoint, EndpointId, EngineRank, Model, ModelHolders, PairingFacts, PendingDiscovery,
         PoolSpec, Role,
     },
 };
 
-use super::{Invalid, required, sorted};
+use super::{Invalid, each, required, sorted};
 use crate::v1::{self, model::Holders};
 
 // === PoolSpec ===
@@ -21,6 +22,9 @@ impl From<&PoolSpec> for v1::PoolSpec {
             name: _,
             policy,
             pending,
+            pickers,
+            rewrites,
+            objectives,
         } = spec;
         Self {
             policy: Some(v1::Policy::from(policy)),
@@ -28,13 +32,25 @@ impl From<&PoolSpec> for v1::PoolSpec {
                 endpoints: pending.endpoints,
                 models: pending.models,
             }),
+            pickers: pickers.iter().map(v1::PickerReference::from).collect(),
+            rewrites: rewrites.iter().map(v1::ModelRewrite::from).collect(),
+            objectives: objectives.iter().map(v1::Objective::from).collect(),
         }
     }
 }
 
 /// The specification of the pool `name`.
 pub(super) fn pool_spec(name: Arc<str>, wire: v1::PoolSpec) -> Result<PoolSpec, Invalid> {
-    let v1::PoolSpec { policy, pending } = wire;
+    let v1::PoolSpec {
+        policy,
+        pending,
+        pickers,
+        rewrites,
+        objectives,
+    } = wire;
+    sorted(&objectives, "objectives", |objective| {
+        objective.name.clone()
+    })?;
     let policy = required(policy, "policy")?
         .try_into()
         .map_err(|e: Invalid| e.inside("policy"))?;
@@ -45,6 +61,9 @@ pub(super) fn pool_spec(name: Arc<str>, wire: v1::PoolSpec) -> Result<PoolSpec, 
             endpoints: pending.endpoints,
             models: pending.models,
         }),
+        pickers: each(pickers, "pickers")?.into(),
+        rewrites: each(rewrites, "rewrites")?.into(),
+        objectives: objectives.into_iter().map(Objective::from).collect(),
     })
 }
 

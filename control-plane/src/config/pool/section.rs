@@ -13,7 +13,7 @@ use super::{
         kv_events, kv_manager,
         names::is_dns_label,
         node::Node,
-        policy,
+        objectives, pickers, policy, rewrites,
         section::Section,
         source, strategy, tokenizer,
     },
@@ -68,6 +68,9 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
              (data-parallel ranks, pipeline stages).",
         )
         .or_unset("what the engine's metrics report, else `kvEvents.ranks`, else `1`");
+    let rewrites = rewrites::read(section);
+    let objectives = objectives::read(section);
+    let pickers = pickers::read(section);
     let mut sources = source::read(section);
     let disaggregation = section.optional_section(
         "disaggregation",
@@ -133,6 +136,9 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
         kv_manager: kv_manager.flatten(),
         kv_events: kv_events.flatten(),
         tokenizer: tokenizer.flatten(),
+        pickers,
+        rewrites,
+        objectives,
     }
 }
 

@@ -24,6 +24,28 @@ fn full() -> Config {
 }
 
 #[test]
+fn the_objects_of_the_full_example_arrive() {
+    let config = full();
+    let code = config.pools.iter().find(|pool| &*pool.name == "code");
+    let code = code.expect("it is in the file");
+    let targets: Vec<(&str, u32)> = code.rewrites[0]
+        .targets
+        .iter()
+        .map(|target| (&*target.model, target.weight))
+        .collect();
+    assert_eq!(code.rewrites[0].model.as_deref(), Some("coder"));
+    assert_eq!(targets, [("coder-32b", 70), ("coder-lora", 30)]);
+    assert_eq!(code.rewrites[1].model, None);
+    let picker = PickerReference {
+        namespace: "ai-inference".into(),
+        service: "code-picker".into(),
+        port: 9_002,
+    };
+    assert_eq!((code.pickers.len(), &code.pickers[0]), (2, &picker));
+    assert_eq!(code.objectives.len(), 2);
+}
+
+#[test]
 fn every_value_of_the_full_example_arrives() {
     let config = full();
     let [agents, chat, code, drafts, embeddings] = &config.pools[..] else {

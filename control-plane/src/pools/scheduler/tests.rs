@@ -58,11 +58,7 @@ fn pool_that_picks_by(strategy: Strategy, endpoints: usize) -> Arc<Pool> {
         ..PoolPolicy::default()
     };
     Arc::new(Pool {
-        spec: Arc::new(PoolSpec {
-            name: "chat".into(),
-            policy,
-            pending: hermes_core::snapshot::PendingDiscovery::default(),
-        }),
+        spec: Arc::new(PoolSpec::new("chat", policy)),
         models: hermes_core::collection::Collection::default(),
         endpoints: endpoints.into(),
     })

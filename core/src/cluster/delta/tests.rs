@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     collection::Collection,
     policy::PoolPolicy,
-    snapshot::{Model, ModelHolders, PendingDiscovery, Role},
+    snapshot::{Model, ModelHolders, Role},
 };
 
 fn endpoint(pool: &str, number: u32) -> Arc<Endpoint> {
@@ -30,11 +30,7 @@ fn pool(name: &str, block_bytes: u32, numbers: impl IntoIterator<Item = u32>) ->
     };
     let endpoints = numbers.into_iter().map(|number| endpoint(name, number));
     Arc::new(Pool {
-        spec: Arc::new(PoolSpec {
-            name: name.into(),
-            policy,
-            pending: PendingDiscovery::default(),
-        }),
+        spec: Arc::new(PoolSpec::new(name, policy)),
         models: Collection::default(),
         endpoints: endpoints.collect(),
     })

@@ -9,6 +9,7 @@ use crate::policy::{
     ClassicWeights, DisaggregationPolicy, KvAware, PairDialect, PrefixCacheRules, SessionAffinity,
     SessionKey, Strategy, TenantKey,
 };
+use crate::rewrites::RewriteTarget;
 
 fn id(pool: &str, uid: &str) -> EndpointId {
     let address = ServerAddress::parse("http://10.0.0.7:8000").expect("an address");
@@ -30,7 +31,7 @@ fn ids_never_change_between_releases() {
 /// Every field of a snapshot. A snapshot goes to every proxy, and `/debug/snapshot` shows it to
 /// anyone who reaches the admin port: a name is added here only if its value is no secret. What a
 /// proxy needs of a credential is a reference to it.
-const FIELDS: [&str; 82] = [
+const FIELDS: [&str; 92] = [
     "base_time",
     "block_bytes",
     "bootstrap_port",
@@ -79,31 +80,40 @@ const FIELDS: [&str; 82] = [
     "max_wait",
     "min_uncached_tokens",
     "miss",
+    "model",
     "models",
     "name",
+    "namespace",
     "nanos",
+    "objectives",
     "parent",
     "pending",
+    "pickers",
     "policy",
     "pools",
+    "port",
     "prefix-cache",
+    "priority",
     "queue",
     "rank",
     "ranks",
     "request",
     "retry",
+    "rewrites",
     "role",
     "scale",
     "score_deadline",
     "secs",
     "send_timeout",
     "server_name",
+    "service",
     "session-affinity",
     "settings",
     "slow_start",
     "some",
     "spec",
     "strategy",
+    "targets",
     "tenant",
     "threshold",
     "timeouts",
@@ -112,6 +122,7 @@ const FIELDS: [&str; 82] = [
     "usage",
     "version",
     "waiting",
+    "weight",
     "window",
 ];
 
@@ -166,15 +177,37 @@ fn everything() -> Snapshot {
     };
     let endpoints = Collection::from(vec![Arc::new(endpoint)]);
     let pool = |strategy: Strategy| {
-        let spec = PoolSpec {
-            name: strategy.name().into(),
-            policy: PoolPolicy {
+        let plain = PoolSpec::new(
+            strategy.name(),
+            PoolPolicy {
                 strategy,
                 tenant: TenantKey::Header("x-tenant".into()),
                 disaggregation: Some(DisaggregationPolicy::of(PairDialect::VllmNixl)),
                 ..PoolPolicy::default()
             },
-            pending: PendingDiscovery::default(),
+        );
+        let spec = PoolSpec {
+            pickers: [PickerReference {
+                namespace: "ai".into(),
+                service: "picker".into(),
+                port: 9002,
+            }]
+            .into(),
+            rewrites: [ModelRewrite {
+                model: Some("chat".into()),
+                targets: [RewriteTarget {
+                    model: "llama".into(),
+                    weight: 1,
+                }]
+                .into(),
+            }]
+            .into(),
+            objectives: [Objective {
+                name: "batch".into(),
+                priority: -1,
+            }]
+            .into(),
+            ..plain
         };
         Arc::new(Pool {
             spec: Arc::new(spec),

@@ -6,10 +6,7 @@ use crate::{
     load::{EngineSample, Health},
     pick::PickRequest,
     policy::{DisaggregationPolicy, KvAware, PairDialect, PoolPolicy, Strategy},
-    snapshot::{
-        Endpoint, EndpointId, EngineRank, Model, ModelHolders, PairingFacts, PendingDiscovery,
-        PoolSpec,
-    },
+    snapshot::{Endpoint, EndpointId, EngineRank, Model, ModelHolders, PairingFacts, PoolSpec},
 };
 
 /// A pool of endpoints with these roles and groups; their ids are their positions.
@@ -32,11 +29,7 @@ fn pool(dialect: PairDialect, endpoints: &[(Role, &str)]) -> Pool {
         ..PoolPolicy::default()
     };
     Pool {
-        spec: Arc::new(PoolSpec {
-            name: "chat".into(),
-            policy,
-            pending: PendingDiscovery::default(),
-        }),
+        spec: Arc::new(PoolSpec::new("chat", policy)),
         models: Collection::default(),
         endpoints: endpoints.iter().enumerate().map(endpoint).collect(),
     }

@@ -154,11 +154,10 @@ mod tests {
             })
         };
         let pool = Pool {
-            spec: Arc::new(PoolSpec {
-                name: "chat".into(),
-                policy: hermes_core::policy::PoolPolicy::default(),
-                pending: hermes_core::snapshot::PendingDiscovery::default(),
-            }),
+            spec: Arc::new(PoolSpec::new(
+                "chat",
+                hermes_core::policy::PoolPolicy::default(),
+            )),
             models: hermes_core::collection::Collection::default(),
             endpoints: (0..2).map(endpoint).collect(),
         };

@@ -51,11 +51,7 @@ impl ProxyContext {
         };
         let mut endpoints: Vec<_> = handles.iter().map(endpoint).collect();
         endpoints.sort_by_key(|endpoint| endpoint.id);
-        let spec = Arc::new(PoolSpec {
-            name: "chat".into(),
-            policy,
-            pending: hermes_core::snapshot::PendingDiscovery::default(),
-        });
+        let spec = Arc::new(PoolSpec::new("chat", policy));
         let pools = vec![Arc::new(Pool {
             spec,
             models: hermes_core::collection::Collection::default(),

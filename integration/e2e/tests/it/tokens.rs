@@ -50,11 +50,7 @@ fn tokens_by(settings: TokenizerSettings, endpoints: &[&str]) -> (PoolTokenizer,
     hermes_runtime::crypto::install_default_crypto();
     let metrics = TokenizerMetrics::register(&mut Registry::default());
     let tokens = PoolTokenizer::new("chat", settings, metrics.clone()).expect("a client");
-    let spec = PoolSpec {
-        name: "chat".into(),
-        policy: PoolPolicy::default(),
-        pending: hermes_core::snapshot::PendingDiscovery::default(),
-    };
+    let spec = PoolSpec::new("chat", PoolPolicy::default());
     let endpoint = |(id, url): (u64, &&str)| {
         Arc::new(Endpoint {
             id: EndpointId(id),

@@ -2,7 +2,9 @@
 
 use hermes_core::{
     collection::Collection,
+    inference_pool::{Objective, PickerReference},
     policy::PoolPolicy,
+    rewrites::{ModelRewrite, RewriteTarget},
     snapshot::{EngineRank, ModelHolders, PairingFacts, PendingDiscovery, Pool, PoolSpec, Role},
 };
 use proptest::prelude::*;
@@ -48,16 +50,53 @@ fn model((name, (kind, listed)): (String, (u8, Vec<u64>))) -> Arc<Model> {
     })
 }
 
-fn any_pool() -> impl Strategy<Value = (PendingDiscovery, Collection<Model>, Collection<Endpoint>)>
-{
+/// A pool with as many objects of each kind.
+fn with_objects(name: String, count: u32) -> PoolSpec {
+    let numbers = 0..count;
+    let picker = |number: u32| PickerReference {
+        namespace: "ai".into(),
+        service: format!("picker-{number}").into(),
+        port: 9_002,
+    };
+    let rewrite = |number: u32| ModelRewrite {
+        model: (number + 1 < count).then(|| format!("model-{number}").into()),
+        targets: (0..=number)
+            .map(|weight| RewriteTarget {
+                model: format!("target-{weight}").into(),
+                weight,
+            })
+            .collect(),
+    };
+    let objective = |number: u32| Objective {
+        name: format!("objective-{number}").into(),
+        priority: 1 - number as i32,
+    };
+    PoolSpec {
+        pickers: numbers.clone().map(picker).collect(),
+        rewrites: numbers.clone().map(rewrite).collect(),
+        objectives: numbers.map(objective).collect(),
+        ..PoolSpec::new(name, PoolPolicy::default())
+    }
+}
+
+type PoolContent = (
+    PendingDiscovery,
+    u32,
+    Collection<Model>,
+    Collection<Endpoint>,
+);
+
+fn any_pool() -> impl Strategy<Value = PoolContent> {
     let listed = proptest::collection::btree_set(0..99u64, 0..8);
     let holders = (0..3u8, listed.prop_map(|ids| ids.into_iter().collect()));
     let models = proptest::collection::btree_map("[x-z]", holders, 0..3);
     let numbers = proptest::collection::btree_set(0..99u64, 0..6);
-    (any::<[bool; 2]>(), models, numbers).prop_map(|([endpoints, models], named, numbers)| {
+    let parts = (any::<[bool; 2]>(), 0..4u32, models, numbers);
+    parts.prop_map(|([endpoints, models], objects, named, numbers)| {
         let pending = PendingDiscovery { endpoints, models };
         let named = named.into_iter().map(model).collect();
-        (pending, named, numbers.into_iter().map(endpoint).collect())
+        let endpoints = numbers.into_iter().map(endpoint).collect();
+        (pending, objects, named, endpoints)
     })
 }
 
@@ -66,11 +105,10 @@ fn any_snapshot(version: u64) -> impl Strategy<Value = Snapshot> {
     (pools, 1..9u32).prop_map(move |(pools, max_concurrent)| {
         let pools = pools
             .into_iter()
-            .map(|(name, (pending, models, endpoints))| {
+            .map(|(name, (pending, objects, models, endpoints))| {
                 let spec = PoolSpec {
-                    name: name.into(),
-                    policy: PoolPolicy::default(),
                     pending,
+                    ..with_objects(name, objects)
                 };
                 Arc::new(Pool {
                     spec: Arc::new(spec),
@@ -146,11 +184,7 @@ proptest! {
 /// The message of a snapshot with one pool, changed by `damage`.
 fn refused(damage: impl FnOnce(&mut v1::Content)) -> String {
     let pool = Arc::new(Pool {
-        spec: Arc::new(PoolSpec {
-            name: "chat".into(),
-            policy: PoolPolicy::default(),
-            pending: PendingDiscovery::default(),
-        }),
+        spec: Arc::new(with_objects("chat".into(), 3)),
         models: vec![model(("lora".into(), (1, vec![1, 2])))].into(),
         endpoints: [1, 2].into_iter().map(endpoint).collect(),
     });
@@ -209,6 +243,33 @@ fn a_message_that_cannot_be_used_is_refused_by_the_name_of_its_field() {
     assert_eq!(
         gone,
         "content: changes or removes what is not there; a whole snapshot sets everything"
+    );
+}
+
+#[test]
+fn objects_of_a_pool_that_cannot_be_used_are_refused_by_the_name_of_their_field() {
+    let refused_spec = |damage: fn(&mut v1::PoolSpec)| {
+        let message = refused(|content| {
+            damage(first(content).spec.as_mut().expect("a new pool has one"));
+        });
+        let inside = message.strip_prefix("content.pools.set[0].spec.");
+        inside.expect("it is in the specification").to_owned()
+    };
+    assert_eq!(
+        refused_spec(|spec| spec.pickers[1].port = 65_536),
+        "pickers[1].port: must be a port, 1 to 65535"
+    );
+    assert_eq!(
+        refused_spec(|spec| spec.rewrites[0].targets.clear()),
+        "rewrites[0].targets: is empty; a rewrite needs a target"
+    );
+    assert_eq!(
+        refused_spec(|spec| spec.rewrites[1].targets[0].model.clear()),
+        "rewrites[1].targets[0].model: is empty; a target needs a model"
+    );
+    assert_eq!(
+        refused_spec(|spec| spec.objectives.reverse()),
+        "objectives[1]: is out of order or there twice; the list must be sorted and its keys unique"
     );
 }
 

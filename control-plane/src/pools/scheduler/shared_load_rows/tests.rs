@@ -20,11 +20,10 @@ fn pool(ids: &[u64]) -> Arc<Pool> {
         })
     };
     Arc::new(Pool {
-        spec: Arc::new(PoolSpec {
-            name: "chat".into(),
-            policy: hermes_core::policy::PoolPolicy::default(),
-            pending: hermes_core::snapshot::PendingDiscovery::default(),
-        }),
+        spec: Arc::new(PoolSpec::new(
+            "chat",
+            hermes_core::policy::PoolPolicy::default(),
+        )),
         models: hermes_core::collection::Collection::default(),
         endpoints: ids.iter().map(endpoint).collect(),
     })

@@ -28,11 +28,7 @@ fn snapshot() -> Snapshot {
         ..PoolPolicy::default()
     };
     let pool = Pool {
-        spec: Arc::new(PoolSpec {
-            name: "chat".into(),
-            policy,
-            pending: hermes_core::snapshot::PendingDiscovery::default(),
-        }),
+        spec: Arc::new(PoolSpec::new("chat", policy)),
         models: hermes_core::collection::Collection::default(),
         endpoints: vec![endpoint].into(),
     };

@@ -60,11 +60,7 @@ impl KvAware {
             disaggregation: splits.then(|| DisaggregationPolicy::of(PairDialect::VllmNixl)),
             ..policy::PoolPolicy::default()
         };
-        let spec = Arc::new(PoolSpec {
-            name: "simulated".into(),
-            policy,
-            pending: hermes_core::snapshot::PendingDiscovery::default(),
-        });
+        let spec = Arc::new(PoolSpec::new("simulated", policy));
         let pool = Arc::new(Pool {
             spec,
             models: hermes_core::collection::Collection::default(),

@@ -23,11 +23,7 @@ fn pool(hosts: &[u64]) -> Pool {
         max_model_len: None,
         holders: ModelHolders::All,
     };
-    let spec = PoolSpec {
-        name: "chat".into(),
-        policy: hermes_core::policy::PoolPolicy::default(),
-        pending: hermes_core::snapshot::PendingDiscovery::default(),
-    };
+    let spec = PoolSpec::new("chat", hermes_core::policy::PoolPolicy::default());
     let endpoint = |host: &u64| {
         let address = format!("http://10.0.0.{host}:8000").parse();
         Arc::new(Endpoint {

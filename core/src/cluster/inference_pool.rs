@@ -1,0 +1,54 @@
+//! What objects of Kubernetes beside an `InferencePool` say of a pool: by which Services gateways
+//! reach its picker, and which objectives its requests may name.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+/// A Service by which gateways reach the picker of a pool: `endpointPickerRef` of an
+/// `InferencePool`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct PickerReference {
+    /// The namespace of the Service.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub service: Arc<str>,
+    /// Its port, 1..=65535.
+    pub port: u16,
+}
+
+/// How important requests are that name this objective: an `InferenceObjective` of `llm-d.ai`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Objective {
+    /// By which requests name it; unique in a pool.
+    pub name: Arc<str>,
+    /// Higher goes first; below 0, a request is shed before others. 0 is what requests have that
+    /// name none.
+    pub priority: i32,
+}
+
+/// The priority of the requests that name this objective; `None` if it is none of the `objectives`,
+/// which are sorted by name.
+#[must_use]
+pub fn priority(objectives: &[Objective], name: &str) -> Option<i32> {
+    let found = objectives.binary_search_by(|objective| (*objective.name).cmp(name));
+    found.ok().map(|at| objectives[at].priority)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_objective_is_found_by_its_whole_name() {
+        let objective = |name: &str, priority| Objective {
+            name: name.into(),
+            priority,
+        };
+        let objectives = [objective("batch", -5), objective("interactive", 10)];
+        assert_eq!(priority(&objectives, "batch"), Some(-5));
+        assert_eq!(priority(&objectives, "interactive"), Some(10));
+        assert_eq!(priority(&objectives, "inter"), None);
+        assert_eq!(priority(&[], "batch"), None);
+    }
+}

@@ -1,0 +1,116 @@
+//! What objects beside an inference pool say of it: pickers, rewrites and objectives.
+
+use hermes_core::{
+    inference_pool::{Objective, PickerReference},
+    rewrites::{ModelRewrite, RewriteTarget},
+};
+
+use super::{Invalid, cluster::port_number, each};
+use crate::v1;
+
+// === PickerReference ===
+
+impl From<&PickerReference> for v1::PickerReference {
+    fn from(reference: &PickerReference) -> Self {
+        let PickerReference {
+            namespace,
+            service,
+            port,
+        } = reference;
+        Self {
+            namespace: namespace.to_string(),
+            service: service.to_string(),
+            port: (*port).into(),
+        }
+    }
+}
+
+impl TryFrom<v1::PickerReference> for PickerReference {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::PickerReference) -> Result<Self, Invalid> {
+        let v1::PickerReference {
+            namespace,
+            service,
+            port,
+        } = wire;
+        Ok(Self {
+            namespace: namespace.into(),
+            service: service.into(),
+            port: port_number(port, "port")?.get(),
+        })
+    }
+}
+
+// === ModelRewrite ===
+
+impl From<&ModelRewrite> for v1::ModelRewrite {
+    fn from(ModelRewrite { model, targets }: &ModelRewrite) -> Self {
+        Self {
+            model: model.as_deref().map(str::to_owned),
+            targets: targets.iter().map(v1::RewriteTarget::from).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::ModelRewrite> for ModelRewrite {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::ModelRewrite) -> Result<Self, Invalid> {
+        let v1::ModelRewrite { model, targets } = wire;
+        if targets.is_empty() {
+            return Err(Invalid::new(
+                "targets",
+                "is empty; a rewrite needs a target",
+            ));
+        }
+        Ok(Self {
+            model: model.map(Into::into),
+            targets: each(targets, "targets")?.into(),
+        })
+    }
+}
+
+impl From<&RewriteTarget> for v1::RewriteTarget {
+    fn from(RewriteTarget { model, weight }: &RewriteTarget) -> Self {
+        Self {
+            model: model.to_string(),
+            weight: *weight,
+        }
+    }
+}
+
+impl TryFrom<v1::RewriteTarget> for RewriteTarget {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::RewriteTarget) -> Result<Self, Invalid> {
+        let v1::RewriteTarget { model, weight } = wire;
+        if model.is_empty() {
+            return Err(Invalid::new("model", "is empty; a target needs a model"));
+        }
+        Ok(Self {
+            model: model.into(),
+            weight,
+        })
+    }
+}
+
+// === Objective ===
+
+impl From<&Objective> for v1::Objective {
+    fn from(Objective { name, priority }: &Objective) -> Self {
+        Self {
+            name: name.to_string(),
+            priority: *priority,
+        }
+    }
+}
+
+impl From<v1::Objective> for Objective {
+    fn from(v1::Objective { name, priority }: v1::Objective) -> Self {
+        Self {
+            name: name.into(),
+            priority,
+        }
+    }
+}
