@@ -159,6 +159,12 @@ pub struct Endpoint {
     /// In ascending order; empty if they are not known.
     #[prost(message, repeated, tag = "10")]
     pub ranks: ::prost::alloc::vec::Vec<EngineRank>,
+    /// The name of the machine that it runs on; unset if it is not known.
+    #[prost(string, optional, tag = "11")]
+    pub node: ::core::option::Option<::prost::alloc::string::String>,
+    /// The zone of that machine; unset if it is not known.
+    #[prost(string, optional, tag = "12")]
+    pub zone: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// A data-parallel rank of a prefill endpoint.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -5,6 +5,7 @@ mod event_ports;
 mod failure_log;
 mod index;
 mod labels;
+mod location;
 mod port;
 mod publish;
 mod readiness;

@@ -71,6 +71,20 @@ pub struct PairingFacts {
     /// start of an engine has other names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ranks: Option<Arc<[EngineRank]>>,
+    /// Where it runs: a KV cache is moved sooner to a partner that is near.
+    #[serde(flatten)]
+    pub location: EndpointLocation,
+}
+
+/// Where an endpoint runs, as far as Kubernetes says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct EndpointLocation {
+    /// The name of its machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<Arc<str>>,
+    /// The zone of that machine: `topology.kubernetes.io/zone`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Arc<str>>,
 }
 
 /// A data-parallel rank of an engine.

@@ -6,8 +6,8 @@ use hermes_core::{
     address::ServerAddress,
     inference_pool::Objective,
     snapshot::{
-        Endpoint, EndpointId, EngineRank, Model, ModelHolders, PairingFacts, PendingDiscovery,
-        PoolSpec, Role,
+        Endpoint, EndpointId, EndpointLocation, EngineRank, Model, ModelHolders, PairingFacts,
+        PendingDiscovery, PoolSpec, Role,
     },
 };
 
@@ -82,8 +82,10 @@ impl From<&Endpoint> for v1::Endpoint {
                     bootstrap_port,
                     version,
                     ranks,
+                    location: EndpointLocation { node, zone },
                 },
         } = endpoint;
+        let text = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);
         let wire_role = match role {
             Role::Aggregate => v1::Role::Aggregate,
             Role::Prefill | Role::Leader => v1::Role::Prefill,
@@ -94,16 +96,18 @@ impl From<&Endpoint> for v1::Endpoint {
             url: address.to_string(),
             name: name.to_string(),
             role: wire_role.into(),
-            group: group.as_deref().map(str::to_owned),
+            group: text(group),
             address: Some(v1::ServerAddress::from(address)),
             leads_group: *role == Role::Leader,
             bootstrap_port: bootstrap_port.map(|port| port.get().into()),
-            version: version.as_deref().map(str::to_owned),
+            version: text(version),
             ranks: ranks
                 .iter()
                 .flat_map(|ranks| &**ranks)
                 .map(v1::EngineRank::from)
                 .collect(),
+            node: text(node),
+            zone: text(zone),
         }
     }
 }
@@ -145,6 +149,8 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             bootstrap_port,
             version,
             ranks,
+            node,
+            zone,
         } = wire;
         let address = match address {
             Some(address) => ServerAddress::try_from(address).map_err(|e| e.inside("address"))?,
@@ -171,6 +177,10 @@ impl TryFrom<v1::Endpoint> for Endpoint {
                     .transpose()?,
                 version: version.map(Into::into),
                 ranks: engine_ranks(ranks)?,
+                location: EndpointLocation {
+                    node: node.map(Into::into),
+                    zone: zone.map(Into::into),
+                },
             },
         })
     }

@@ -69,7 +69,7 @@ pub(crate) fn role_labels<'a>(
         bootstrap_port: first(annotations, &[BOOTSTRAP_PORT])
             .and_then(|port| port.trim().parse().ok()),
         version: version.map(Into::into),
-        ranks: None,
+        ..PairingFacts::default()
     };
     let group = own(&names.group_label).or_else(|| first(labels, &GROUP));
     Ok(RoleLabels {

@@ -31,7 +31,7 @@ fn ids_never_change_between_releases() {
 /// Every field of a snapshot. A snapshot goes to every proxy, and `/debug/snapshot` shows it to
 /// anyone who reaches the admin port: a name is added here only if its value is no secret. What a
 /// proxy needs of a credential is a reference to it.
-const FIELDS: [&str; 92] = [
+const FIELDS: [&str; 94] = [
     "base_time",
     "block_bytes",
     "bootstrap_port",
@@ -85,6 +85,7 @@ const FIELDS: [&str; 92] = [
     "name",
     "namespace",
     "nanos",
+    "node",
     "objectives",
     "parent",
     "pending",
@@ -124,6 +125,7 @@ const FIELDS: [&str; 92] = [
     "waiting",
     "weight",
     "window",
+    "zone",
 ];
 
 /// A pool of each strategy, with every optional part.
@@ -173,6 +175,10 @@ fn everything() -> Snapshot {
                 }]
                 .into(),
             ),
+            location: EndpointLocation {
+                node: Some("machine-1".into()),
+                zone: Some("zone-a".into()),
+            },
         },
     };
     let endpoints = Collection::from(vec![Arc::new(endpoint)]);

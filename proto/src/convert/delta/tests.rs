@@ -5,7 +5,10 @@ use hermes_core::{
     inference_pool::{Objective, PickerReference},
     policy::PoolPolicy,
     rewrites::{ModelRewrite, RewriteTarget},
-    snapshot::{EngineRank, ModelHolders, PairingFacts, PendingDiscovery, Pool, PoolSpec, Role},
+    snapshot::{
+        EndpointLocation, EngineRank, ModelHolders, PairingFacts, PendingDiscovery, Pool, PoolSpec,
+        Role,
+    },
 };
 use proptest::prelude::*;
 use prost::Message;
@@ -23,6 +26,10 @@ fn endpoint(number: u64) -> Arc<Endpoint> {
         group: number.is_multiple_of(2).then(|| "g".into()),
         pairing: PairingFacts {
             ranks: (!number.is_multiple_of(3)).then(|| ranks(number as u32)),
+            location: EndpointLocation {
+                node: Some(format!("machine-{number}").into()),
+                zone: number.is_multiple_of(5).then(|| "zone-a".into()),
+            },
             ..PairingFacts::default()
         },
     })

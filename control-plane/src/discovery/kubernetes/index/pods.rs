@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16};
 
-use hermes_core::address::{ServerAddress, ServerScheme};
+use hermes_core::{
+    address::{ServerAddress, ServerScheme},
+    snapshot::PairingFacts,
+};
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
 use super::{EndpointCandidate, Endpoints, FoundEndpoints, ObjectIndex, keep};
@@ -10,7 +13,7 @@ use crate::discovery::kubernetes::{
     DiscoveredEndpoint, EventPortNames, EventPorts, Port,
     event_ports::annotation,
     labels::{RoleLabels, RoleNames, role_labels},
-    port,
+    location, port,
 };
 
 /// Pods that run, by name.
@@ -76,7 +79,10 @@ impl PodIndex {
             name: format!("{namespace}/{name}"),
             role,
             group,
-            pairing,
+            pairing: PairingFacts {
+                location: location::of_pod(pod),
+                ..pairing
+            },
             kv_events,
         })
     }

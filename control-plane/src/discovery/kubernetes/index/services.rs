@@ -6,7 +6,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16};
 
-use hermes_core::address::{ServerAddress, ServerScheme};
+use hermes_core::{
+    address::{ServerAddress, ServerScheme},
+    snapshot::{EndpointLocation, PairingFacts},
+};
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort},
     discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
@@ -17,7 +20,7 @@ use crate::discovery::kubernetes::{
     DiscoveredEndpoint, EventPortNames, EventPorts, Port,
     event_ports::annotation,
     labels::{RoleLabels, RoleNames, role_labels},
-    port,
+    location, port,
 };
 
 /// The label by which a slice names its Service.
@@ -68,6 +71,7 @@ struct SliceAddress {
     ready: bool,
     /// UID and `namespace/name` of the pod behind it; slices that people write may have none.
     pod: Option<(String, String)>,
+    location: EndpointLocation,
 }
 
 // === ServiceIndex ===
@@ -263,6 +267,8 @@ impl SliceAddress {
             addresses,
             conditions,
             target_ref,
+            node_name,
+            zone,
             ..
         } = endpoint;
         let conditions = conditions.unwrap_or_default();
@@ -285,7 +291,12 @@ impl SliceAddress {
                     format!("{namespace}/{name}"),
                 )
             });
-        Some(Self { ip, ready, pod })
+        Some(Self {
+            ip,
+            ready,
+            pod,
+            location: location::of(node_name.as_deref(), zone.as_deref()),
+        })
     }
 
     fn endpoint(
@@ -308,7 +319,10 @@ impl SliceAddress {
             name,
             role,
             group,
-            pairing,
+            pairing: PairingFacts {
+                location: self.location.clone(),
+                ..pairing
+            },
             kv_events,
         }
     }

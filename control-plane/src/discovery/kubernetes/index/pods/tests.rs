@@ -1,4 +1,4 @@
-use hermes_core::snapshot::Role;
+use hermes_core::snapshot::{EndpointLocation, Role};
 use serde_json::{Value, json};
 
 use super::*;
@@ -56,6 +56,26 @@ fn a_ready_pod_is_an_endpoint() {
             ..FoundEndpoints::default()
         }
     );
+}
+
+#[test]
+fn a_pod_is_where_its_node_is_and_in_the_zone_that_kubernetes_copies_to_its_labels() {
+    let mut index = index("8000");
+    let mut placed = pod("a");
+    placed["spec"]["nodeName"] = json!("machine-1");
+    index.apply(read(&placed));
+    let location = |index: &PodIndex| index.endpoints().endpoints[0].pairing.location.clone();
+    assert_eq!(
+        location(&index),
+        EndpointLocation {
+            node: Some("machine-1".into()),
+            zone: None,
+        },
+        "before release 1.35"
+    );
+    placed["metadata"]["labels"] = json!({"topology.kubernetes.io/zone": "zone-a"});
+    assert!(index.apply(read(&placed)));
+    assert_eq!(location(&index).zone.as_deref(), Some("zone-a"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use hermes_core::snapshot::Role;
+use hermes_core::snapshot::{EndpointLocation, Role};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -286,6 +286,25 @@ fn role_and_group_come_from_the_service() {
 }
 
 #[test]
+fn node_and_zone_come_from_the_slice() {
+    let mut index = joined("80");
+    let mut placed = slice("a-1", "a", &["10.0.0.1"]);
+    placed["endpoints"][0]["nodeName"] = json!("machine-1");
+    placed["endpoints"][0]["zone"] = json!("zone-a");
+    assert!(apply_slice(&mut index, &placed));
+    let mut labelled = service("a");
+    labelled["metadata"]["labels"] = json!({"topology.kubernetes.io/zone": "of no pod"});
+    apply_service(&mut index, &labelled);
+    assert_eq!(
+        index.endpoints().endpoints[0].pairing.location,
+        EndpointLocation {
+            node: Some("machine-1".into()),
+            zone: Some("zone-a".into()),
+        }
+    );
+}
+
+#[test]
 fn a_dual_stack_pod_is_one_endpoint() {
     let mut index = joined("80");
     let mut dual = service("a");
@@ -323,7 +342,7 @@ fn an_update_that_bears_on_nothing_is_no_change() {
     let mut touched = slice("a-1", "a", &["10.0.0.1"]);
     touched["metadata"]["annotations"] =
         json!({"endpoints.kubernetes.io/last-change-trigger-time": "now"});
-    touched["endpoints"][0]["zone"] = json!("z");
+    touched["endpoints"][0]["hints"] = json!({"forZones": [{"name": "z"}]});
     assert!(!apply_slice(&mut index, &touched));
     let mut annotated = service("a");
     annotated["metadata"]["annotations"] = json!({"note": "x"});
