@@ -161,6 +161,7 @@ fn read_discovery(section: &mut Section<'_>) -> KubernetesSelection {
         namespace: None,
         labels,
         port: source::port(section, "inferencePort").or(PortRef::Number(8000)),
+        further_ports: Vec::new(),
         // The original knows no other.
         scheme: Some(ServerScheme::Http),
         resync,
@@ -244,6 +245,7 @@ mod tests {
             namespace: Some("ai-inference".into()),
             labels: SelectorLabels::from([("app".into(), "vllm".into())]),
             port: PortRef::Number(8000),
+            further_ports: Vec::new(),
             scheme: Some(ServerScheme::Http),
             resync: seconds(5),
             timeout: seconds(10),

@@ -51,6 +51,9 @@ pub struct KubernetesSelection {
     pub labels: SelectorLabels,
     /// The port that serves inference.
     pub port: PortRef,
+    /// Other ports of each pod that serve inference, each an endpoint of its own: data-parallel
+    /// ranks. Services have none.
+    pub further_ports: Vec<u16>,
     /// How the endpoints are spoken to; absent if their Service's port says it.
     pub scheme: Option<ServerScheme>,
     /// Time between two full lists.
@@ -214,6 +217,7 @@ fn read_kubernetes(section: &mut Section<'_>) -> Option<EndpointSource> {
         namespace,
         labels: SelectorLabels::new(),
         port: port.unwrap_or(PortRef::Number(8000)),
+        further_ports: Vec::new(),
         scheme: section
             .one_of(
                 "scheme",

@@ -1,5 +1,6 @@
 //! Runs the watches of one pool.
 
+mod active_ports;
 pub mod client;
 mod event_ports;
 mod failure_log;
@@ -20,6 +21,7 @@ use std::{
     fmt::Debug,
     future::Future,
     hash::{BuildHasher, RandomState},
+    num::NonZeroU16,
     time::Duration,
 };
 
@@ -70,6 +72,8 @@ pub struct KubernetesSource {
     pub selection: Selection,
     /// Where inference requests go.
     pub port: Port,
+    /// Other ports of each pod where they go, too, each an endpoint of its own. Services have none.
+    pub further_ports: Vec<NonZeroU16>,
     /// How endpoints are spoken to; absent if the `appProtocol` of their Service's port says it.
     pub scheme: Option<ServerScheme>,
     /// How often everything is listed again although watches run, at least every second. Watches
@@ -112,6 +116,7 @@ impl KubernetesSource {
             namespace: namespace.into(),
             selection,
             port,
+            further_ports: Vec::new(),
             scheme: None,
             resync,
             timeout,
@@ -176,6 +181,7 @@ impl KubernetesDiscovery {
             namespace,
             selection,
             port,
+            further_ports,
             scheme,
             resync,
             timeout,
@@ -211,6 +217,7 @@ impl KubernetesDiscovery {
             Selection::Pods(labels) => {
                 let state = SourceIndex::new(
                     PodIndex::new(port, scheme.unwrap_or_default())
+                        .with_further_ports(further_ports)
                         .with_event_ports(event_ports)
                         .with_role_names(role_names),
                     status,

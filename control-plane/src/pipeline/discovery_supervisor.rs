@@ -1,6 +1,6 @@
 //! Keeps one discovery running for every source that has to be watched.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc, time::Duration};
 
 use hermes_runtime::tasks::RestartedTask;
 use kube::Client;
@@ -145,6 +145,7 @@ fn kubernetes(source: &EndpointSource, home: &str) -> Option<KubernetesSource> {
         namespace,
         labels,
         port,
+        further_ports,
         scheme,
         resync,
         timeout,
@@ -159,6 +160,9 @@ fn kubernetes(source: &EndpointSource, home: &str) -> Option<KubernetesSource> {
         namespace: namespace.as_deref().unwrap_or(home).to_owned(),
         selection: by(labels),
         port: discovery_port(port)?,
+        further_ports: (further_ports.iter().copied())
+            .filter_map(NonZeroU16::new)
+            .collect(),
         scheme: *scheme,
         resync: *resync,
         timeout: *timeout,
@@ -169,9 +173,7 @@ fn kubernetes(source: &EndpointSource, home: &str) -> Option<KubernetesSource> {
 
 fn discovery_port(port: &config::PortRef) -> Option<discovery::Port> {
     match port {
-        config::PortRef::Number(number) => {
-            std::num::NonZeroU16::new(*number).map(discovery::Port::Number)
-        }
+        config::PortRef::Number(number) => NonZeroU16::new(*number).map(discovery::Port::Number),
         config::PortRef::Name(name) => Some(discovery::Port::Name(name.to_string())),
     }
 }

@@ -54,6 +54,16 @@ impl EventPorts {
         })
     }
 
+    /// Those of a later rank: both ports are higher by its number, as engines have it. `None` if
+    /// there are no such ports.
+    pub(super) fn of_rank(self, rank: u16) -> Option<Self> {
+        let moved = |port: NonZeroU16| port.checked_add(rank);
+        Some(Self {
+            publish: moved(self.publish)?,
+            replay: self.replay.and_then(moved),
+        })
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let port = |text: &str| text.rsplit(':').next()?.trim().parse().ok();
         match text.split_once(',') {

@@ -1,4 +1,7 @@
-//! Pods by label: each pod with an address is one endpoint, ready or not.
+//! Pods by label: each port of a pod with an address is one endpoint, ready or not.
+//!
+//! Most pods have one port that serves inference. Further ones are of data-parallel ranks that have
+//! schedulers and KV caches of their own; an annotation limits them to those that run.
 
 use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16};
 
@@ -11,6 +14,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use super::{EndpointCandidate, Endpoints, FoundEndpoints, ObjectIndex, keep};
 use crate::discovery::kubernetes::{
     DiscoveredEndpoint, EventPortNames, EventPorts, Port,
+    active_ports::ActivePorts,
     event_ports::annotation,
     labels::{RoleLabels, RoleNames, role_labels},
     location, port,
@@ -20,11 +24,12 @@ use crate::discovery::kubernetes::{
 #[derive(Debug)]
 pub(crate) struct PodIndex {
     port: Port,
+    further_ports: Vec<NonZeroU16>,
     scheme: ServerScheme,
     /// Whether ports for KV events are looked for, and by which names.
     event_ports: Option<EventPortNames>,
     role_names: RoleNames,
-    pods: BTreeMap<String, EndpointCandidate>,
+    pods: BTreeMap<String, Vec<EndpointCandidate>>,
 }
 
 // === PodIndex ===
@@ -35,10 +40,20 @@ impl PodIndex {
     pub(crate) fn new(port: Port, scheme: ServerScheme) -> Self {
         Self {
             port,
+            further_ports: Vec::new(),
             scheme,
             event_ports: None,
             role_names: RoleNames::default(),
             pods: BTreeMap::new(),
+        }
+    }
+
+    /// These ports of each pod are endpoints, too.
+    #[must_use]
+    pub(crate) fn with_further_ports(self, further_ports: Vec<NonZeroU16>) -> Self {
+        Self {
+            further_ports,
+            ..self
         }
     }
 
@@ -57,26 +72,59 @@ impl PodIndex {
         }
     }
 
-    /// `None`: no port matches, or the role label is not understood.
-    fn endpoint(&self, pod: &Pod, address: IpAddr) -> Option<DiscoveredEndpoint> {
+    /// One for each active port; one that cannot be used if no port matches.
+    fn candidates(&self, pod: &Pod) -> Option<Vec<EndpointCandidate>> {
+        let (address, ready) = address(pod)?;
+        let Some(first) = self.first_port(pod) else {
+            let endpoint = None;
+            return Some(vec![EndpointCandidate { ready, endpoint }]);
+        };
+        let active = ActivePorts::of(pod.metadata.annotations.as_ref());
+        let ports = std::iter::once(first).chain(self.further_ports.iter().copied());
+        let active = (0_u16..).zip(ports).filter(|(_, port)| active.has(*port));
+        let candidate = |(rank, port)| EndpointCandidate {
+            ready,
+            endpoint: self.endpoint(pod, address, rank, port),
+        };
+        Some(active.map(candidate).collect())
+    }
+
+    fn first_port(&self, pod: &Pod) -> Option<NonZeroU16> {
+        match &self.port {
+            Port::Number(number) => Some(*number),
+            Port::Name(name) => container_port(pod.spec.as_ref()?, name),
+        }
+    }
+
+    /// The endpoint at the port with this position among the ports. `None`: the role label is not
+    /// understood.
+    fn endpoint(
+        &self,
+        pod: &Pod,
+        address: IpAddr,
+        rank: u16,
+        port: NonZeroU16,
+    ) -> Option<DiscoveredEndpoint> {
         let metadata = &pod.metadata;
         let RoleLabels {
             role,
             group,
             pairing,
         } = role_labels(metadata, &self.role_names).ok()?;
-        let number = match &self.port {
-            Port::Number(number) => *number,
-            Port::Name(name) => container_port(pod.spec.as_ref()?, name)?,
-        };
         let named = |name: &str| container_port(pod.spec.as_ref()?, name);
         let annotated = annotation(metadata.annotations.as_ref());
         let kv_events = EventPorts::find(self.event_ports.as_ref(), annotated, named);
+        // Without ports of its own, a rank would be taken for another one.
+        let kv_events = kv_events.and_then(|ports| ports.of_rank(rank));
         let (namespace, name) = (metadata.namespace.as_deref()?, metadata.name.as_deref()?);
         Some(DiscoveredEndpoint {
-            address: ServerAddress::at(self.scheme, address, number),
+            address: ServerAddress::at(self.scheme, address, port),
             uid: metadata.uid.clone().unwrap_or_default(),
-            name: format!("{namespace}/{name}"),
+            name: if self.further_ports.is_empty() {
+                format!("{namespace}/{name}")
+            } else {
+                format!("{namespace}/{name}:{port}")
+            },
             role,
             group,
             pairing: PairingFacts {
@@ -91,11 +139,8 @@ impl PodIndex {
 impl ObjectIndex<Pod> for PodIndex {
     fn apply(&mut self, pod: Pod) -> bool {
         let name = pod.metadata.name.clone().unwrap_or_default();
-        let entry = address(&pod).map(|(address, ready)| {
-            let endpoint = self.endpoint(&pod, address);
-            EndpointCandidate { ready, endpoint }
-        });
-        keep(&mut self.pods, name, entry)
+        let candidates = self.candidates(&pod);
+        keep(&mut self.pods, name, candidates)
     }
 
     fn delete(&mut self, name: &str) -> bool {
@@ -105,7 +150,7 @@ impl ObjectIndex<Pod> for PodIndex {
 
 impl Endpoints for PodIndex {
     fn endpoints(&self) -> FoundEndpoints {
-        FoundEndpoints::new(self.pods.values().cloned())
+        FoundEndpoints::new(self.pods.values().flatten().cloned())
     }
 }
 

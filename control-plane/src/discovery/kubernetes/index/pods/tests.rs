@@ -234,3 +234,47 @@ fn a_reset_replaces_the_set_and_says_whether_it_differs() {
     assert_eq!(urls(&index), ["http://10.0.0.8:8000"]);
     assert!(!index.reset(vec![read(&other)], &std::collections::BTreeSet::new()));
 }
+
+#[test]
+fn each_port_is_an_endpoint_with_event_ports_of_its_own() {
+    let ports = [8001, 8002].map(|port| NonZeroU16::new(port).unwrap());
+    let mut index = index("8000")
+        .with_further_ports(ports.to_vec())
+        .with_event_ports(Some(EventPortNames::default()));
+    let mut ranks = pod("a");
+    ranks["metadata"]["annotations"] = json!({"hermes.ai/kv-events": "5557,5600"});
+    assert!(index.apply(read(&ranks)));
+    let found = index.endpoints().endpoints;
+    let seen: Vec<_> = found
+        .iter()
+        .map(|endpoint| {
+            let events = endpoint.kv_events.expect("ports");
+            (
+                &*endpoint.name,
+                events.publish.get(),
+                events.replay.map(NonZeroU16::get),
+            )
+        })
+        .collect();
+    let expected = [
+        ("ai/a:8000", 5557, Some(5600)),
+        ("ai/a:8001", 5558, Some(5601)),
+        ("ai/a:8002", 5559, Some(5602)),
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn a_port_that_is_not_active_is_no_endpoint() {
+    let further = vec![NonZeroU16::new(8001).unwrap()];
+    let mut index = index("8000").with_further_ports(further);
+    let mut ranks = pod("a");
+    index.apply(read(&ranks));
+    ranks["metadata"]["annotations"] = json!({"llm-d.ai/active-ports": "8001"});
+    assert!(index.apply(read(&ranks)));
+    assert_eq!(urls(&index), ["http://10.0.0.7:8001"]);
+    assert_eq!(index.endpoints().left_out, 0, "it is no mistake");
+    ranks["metadata"]["annotations"] = json!({});
+    assert!(index.apply(read(&ranks)));
+    assert_eq!(urls(&index).len(), 2);
+}
