@@ -316,6 +316,12 @@ limits: {maxBodyByte: 1MiB}
         let config = Config::parse(&text).expect("allowed");
         let expected = "pools[0].models: all requests for `llama` go to the pool `b200`, the first by name that serves it";
         assert_eq!(config.warnings, [expected]);
+        let rewritten = text.replace(
+            "models: [llama]",
+            "rewrites: [{model: llama, targets: [{model: x}]}]",
+        );
+        let config = Config::parse(&rewritten).expect("allowed");
+        assert_eq!(config.warnings, [expected.replace("models", "rewrites")]);
     }
 
     proptest! {

@@ -18,6 +18,7 @@ mod leaders;
 mod led_pair;
 mod leg;
 mod meter;
+pub(crate) mod model_restorer;
 mod observers;
 mod pair;
 mod pair_times;

@@ -1,9 +1,9 @@
 //! Placing a request: all that happens between its arrival at a door and its exchange.
 //!
 //! ```text
-//!   door ─▶ arrive ─▶ place: admit ─▶ read ─▶ resolve ─▶ choose ─▶ door: exchanges the placement
-//!                       │        │        │          │
-//!                   admission  intake    view      choose         (each verb is another file)
+//!   door ─▶ arrive ─▶ place: admit ─▶ read ─▶ resolve ─▶ rewrite ─▶ choose ─▶ door: exchanges the placement
+//!                       │        │        │           │         │
+//!                   admission  intake    view      rewrite    choose    (each verb is another file)
 //! ```
 //!
 //! A door is where requests come from: the HTTP server today. It passes a plain [`http::Request`]
@@ -14,6 +14,7 @@
 //! counted is released when the guard is dropped, which the [`PlacedRequest`] owns.
 
 mod resolve;
+mod rewrite;
 
 use std::{
     net::SocketAddr,
@@ -165,6 +166,11 @@ impl Placer {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// The seed of everything that is random about a request.
+    const fn seed(&self, id: u64) -> u64 {
+        self.run ^ id.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
+
     /// Admits the request, reads it, resolves its pool and chooses its placements.
     ///
     /// # Errors
@@ -232,6 +238,7 @@ impl Placer {
         let mut request = self.read(view, arrived, &mut permit).await?;
         forget_unknown_model(view, &mut request);
         let ResolvedPool { pool, pinned } = self.resolve(view, &request, &mut start.id).await?;
+        self.rewrite(&pool, pinned.as_ref(), start.id, &mut request);
         let held = (permit, self.drain.track());
         let sinks = (Arc::clone(&self.reporter), Arc::clone(&self.access_log));
         let model = request.model.as_deref();
@@ -294,7 +301,7 @@ impl Placer {
             .trace
             .route(&spec.name, strategy, pool.upstreams.len());
         let context = propagation::egress(&span, &guard.trace.incoming);
-        let mut rng = SeededRng::new(self.run ^ guard.id.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut rng = SeededRng::new(self.seed(guard.id));
         let hashed = self.access_log.has_listeners();
         let query = request.query(&spec.policy, hashed);
         guard.set_query(&query, request);

@@ -42,7 +42,7 @@ pub(crate) struct RoutingView {
     pub(crate) snapshot: Arc<Snapshot>,
     /// In the snapshot's order.
     pub(crate) pools: Vec<Arc<RoutingPool>>,
-    /// Position of the pool that serves a model.
+    /// Position of the pool that serves a model, by itself or by a rewrite.
     by_model: HashMap<Arc<str>, usize>,
 }
 
@@ -87,8 +87,8 @@ impl RoutingView {
                 .filter(|_| published.spec.pending.any())
                 .and_then(|before| before.retained_by(continues));
             let pool = retention::complete(published, retained.as_deref());
-            for model in &pool.models {
-                by_model.entry(Arc::clone(&model.name)).or_insert(position);
+            for name in models::names(&pool) {
+                by_model.entry(Arc::clone(name)).or_insert(position);
             }
             pools.push(match before {
                 Some(before) if before.is_of(&pool, retained.as_ref()) => Arc::clone(before),
@@ -138,22 +138,24 @@ impl RoutingView {
         Some(&self.pools[found])
     }
 
-    /// The pool that serves a request for this model; with no model, the only pool.
+    /// The pool that serves a request for this model; with no model, the only pool, or else the only
+    /// one that rewrites any model.
     pub(crate) fn route(&self, model: Option<&str>) -> Result<&Arc<RoutingPool>, LocalReply> {
         let Some(model) = model else {
             return match self.pools.as_slice() {
                 [only] => Ok(only),
-                _ => Err(LocalReply::NoModel(
-                    self.model_names().take(20).map(str::to_owned).collect(),
-                )),
+                _ => self.only(RoutingPool::rewrites_any_model).ok_or_else(|| {
+                    LocalReply::NoModel(self.model_names().take(20).map(str::to_owned).collect())
+                }),
             };
         };
         if let Some(&position) = self.by_model.get(model) {
             return Ok(&self.pools[position]);
         }
-        // A pool without a list of models accepts any name; its engines reject unknown ones.
-        let mut open = self.pools.iter().filter(|pool| pool.pool.models.is_empty());
-        if let (Some(only), None) = (open.next(), open.next()) {
+        // A pool without a list of models accepts any name; its engines reject unknown ones. So does
+        // a pool that rewrites any model.
+        let is_open = |pool: &RoutingPool| pool.pool.models.is_empty() || pool.rewrites_any_model();
+        if let Some(only) = self.only(is_open) {
             return Ok(only);
         }
         let nearest = nearest(model, self.model_names())
@@ -166,6 +168,12 @@ impl RoutingView {
         })
     }
 
+    /// The pool of which this holds, if it is one.
+    fn only(&self, holds: impl Fn(&RoutingPool) -> bool) -> Option<&Arc<RoutingPool>> {
+        let mut pools = self.pools.iter().filter(|pool| holds(pool));
+        pools.next().filter(|_| pools.next().is_none())
+    }
+
     /// The upstream of this endpoint and its pool.
     pub(crate) fn upstream(&self, id: EndpointId) -> Option<(&Arc<RoutingPool>, &Arc<Upstream>)> {
         self.pools
@@ -176,7 +184,7 @@ impl RoutingView {
     fn model_names(&self) -> impl Iterator<Item = &str> {
         self.pools
             .iter()
-            .flat_map(|pool| pool.pool.models.iter().map(|model| &*model.name))
+            .flat_map(|pool| models::names(&pool.pool).map(|name| &**name))
     }
 }
 
@@ -191,6 +199,12 @@ impl RoutingPool {
             Some(ModelHolders::Some(holders)) => holders.binary_search(&endpoint).is_ok(),
             Some(ModelHolders::Except(others)) => others.binary_search(&endpoint).is_err(),
         }
+    }
+
+    /// Whether it serves requests for any model, and for none, by a rewrite.
+    fn rewrites_any_model(&self) -> bool {
+        let rewrites = &self.pool.spec.rewrites;
+        rewrites.iter().any(|rewrite| rewrite.model.is_none())
     }
 
     /// Whether one endpoint alone is sent prompts for this model, such as an adapter that is loaded

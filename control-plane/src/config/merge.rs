@@ -70,11 +70,14 @@ fn warn_shared_models(fragments: &[PoolFragment], diagnostics: &Diagnostics) {
     by_name.sort_by(|one, other| one.pool.name.cmp(&other.pool.name));
     let mut owners: BTreeMap<&Arc<str>, &Arc<str>> = BTreeMap::new();
     for PoolFragment { origin, pool } in by_name {
-        for model in &pool.models {
+        let rewritten = pool.rewrites.iter().filter_map(|one| one.model.as_ref());
+        let rewritten = rewritten.map(|model| ("rewrites", model));
+        let own = pool.models.iter().map(|model| ("models", model));
+        for (key, model) in own.chain(rewritten) {
             let owner = *owners.entry(model).or_insert(&pool.name);
             if owner != &pool.name {
                 diagnostics.warn(format!(
-                    "{origin}.models: all requests for `{model}` go to the pool `{owner}`, the first by name that serves it"
+                    "{origin}.{key}: all requests for `{model}` go to the pool `{owner}`, the first by name that serves it"
                 ));
             }
         }

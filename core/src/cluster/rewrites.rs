@@ -33,11 +33,16 @@ impl ModelRewrite {
     /// weight.
     #[must_use]
     pub fn draw(&self, sample: u64) -> Option<&Arc<str>> {
-        let weights = self.targets.iter().map(|target| u64::from(target.weight));
-        let total: u64 = weights.sum();
+        self.draw_among(sample, |_| true)
+    }
+
+    /// The same, of the targets that `admits` names.
+    fn draw_among(&self, sample: u64, admits: impl Fn(&str) -> bool) -> Option<&Arc<str>> {
+        let admitted = || self.targets.iter().filter(|target| admits(&target.model));
+        let total: u64 = admitted().map(|target| u64::from(target.weight)).sum();
         // In `0..total`, by multiply-shift (Lemire 2016).
         let mut drawn = ((u128::from(sample) * u128::from(total)) >> 64) as u64;
-        let target = self.targets.iter().find(|target| {
+        let target = admitted().find(|target| {
             let weight = u64::from(target.weight);
             let is_drawn = drawn < weight;
             drawn = drawn.saturating_sub(weight);
@@ -61,8 +66,20 @@ pub fn target<'a>(
     model: Option<&str>,
     sample: u64,
 ) -> Option<&'a Arc<str>> {
+    target_among(rewrites, model, sample, |_| true)
+}
+
+/// The same as [`target`], of the targets that `admits` names; `None` also if those have no
+/// weight.
+#[must_use]
+pub fn target_among<'a>(
+    rewrites: &'a [ModelRewrite],
+    model: Option<&str>,
+    sample: u64,
+    admits: impl Fn(&str) -> bool,
+) -> Option<&'a Arc<str>> {
     let first = rewrites.iter().find(|rewrite| rewrite.applies_to(model));
-    first?.draw(sample)
+    first?.draw_among(sample, admits)
 }
 
 /// The rewrites in order of precedence: exact ones before those of any model, else as they were.
@@ -119,6 +136,18 @@ mod tests {
         assert_eq!(target(&rewrites, Some("chatty"), 0), None);
         assert_eq!(target(&rewrites, None, 0), None);
         assert_eq!(target(&[], Some("chat"), 0), None);
+    }
+
+    #[test]
+    fn a_draw_may_be_among_some_targets() {
+        let rewrites = [rewrite(None, &[("a", 98), ("b", 1), ("c", 1)])];
+        let drawn = |sample, admitted: &[&str]| {
+            let admits = |target: &str| admitted.contains(&target);
+            target_among(&rewrites, None, sample, admits).map(|target| &**target)
+        };
+        assert_eq!(drawn(0, &["b", "c"]), Some("b"));
+        assert_eq!(drawn(u64::MAX, &["b", "c"]), Some("c"));
+        assert_eq!(drawn(0, &[]), None);
     }
 
     #[test]

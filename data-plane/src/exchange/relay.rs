@@ -30,6 +30,7 @@ use super::{
     guard::RequestGuard,
     leg::{HeldPieces, LegDeadline},
     meter::Meter,
+    model_restorer::ModelRestorer,
     recomputed::RecomputedScan,
     sent_leg::UpstreamResponse,
 };
@@ -77,6 +78,8 @@ pub(crate) struct Relay {
     border: EventBorder,
     /// Cached tokens that the usage is to state.
     cached_tokens: Option<u32>,
+    /// Puts the client's name of the model back, if its request was rewritten.
+    restorer: Option<Box<ModelRestorer>>,
     /// Of the answer of a decode leg: whether its engine gives it up.
     recomputed: Option<Box<RecomputedScan>>,
     /// The answer is being truncated.
@@ -118,7 +121,7 @@ pub(crate) fn relay(
 ) -> Response<ResponseBody> {
     let UpstreamResponse {
         mut head,
-        held,
+        mut held,
         body,
         class,
         deadline,
@@ -130,6 +133,7 @@ pub(crate) fn relay(
         head.headers
             .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
+    let restorer = restorer(request, &mut head.headers, &mut held);
     let cached_tokens = guard.cached_tokens();
     let is_decode = attempt.facts().stage == LegStage::Decode;
     let mut relay = Relay {
@@ -147,6 +151,7 @@ pub(crate) fn relay(
         truncated_event: truncated_event(&head.headers, request.api),
         border: EventBorder::default(),
         cached_tokens,
+        restorer,
         recomputed: is_decode.then(Box::default),
         ending: None,
     };
@@ -156,6 +161,21 @@ pub(crate) fn relay(
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     response
+}
+
+/// What edits the pieces that follow those that are `held`, if the answer is to name another model;
+/// these are edited here. An answer whose pieces are all held gets its length from them.
+fn restorer(
+    request: &InferenceRequest,
+    headers: &mut HeaderMap,
+    held: &mut HeldPieces,
+) -> Option<Box<ModelRestorer>> {
+    let mut restorer = ModelRestorer::of(request.api, request.restored_model()?, headers)?;
+    headers.remove(header::CONTENT_LENGTH);
+    for piece in held {
+        *piece = restorer.restore(std::mem::take(piece));
+    }
+    Some(Box::new(restorer))
 }
 
 /// The event by which a client learns that an answer with these headers is truncated. Nothing can
@@ -199,6 +219,10 @@ impl Relay {
                 if self.is_given_up(&piece) {
                     return self.give_up(cx);
                 }
+                let piece = match &mut self.restorer {
+                    Some(restorer) => restorer.restore(piece),
+                    None => piece,
+                };
                 Poll::Ready(Some(Ok(Frame::data(self.relay_piece(piece)))))
             }
             Poll::Ready(Some(Err(error))) => self.truncate(
@@ -342,6 +366,9 @@ impl Relay {
         let Some(body) = &self.body else {
             return SizeHint::default();
         };
+        if self.restorer.is_some() && !body.is_end_stream() {
+            return SizeHint::default();
+        }
         let held = self.held[self.relayed..].iter().map(Bytes::len);
         let (held, rest) = (held.sum::<usize>() as u64, body.size_hint());
         let mut hint = SizeHint::new();

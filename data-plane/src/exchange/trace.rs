@@ -57,6 +57,7 @@ impl RequestTrace {
             gen_ai.operation.name = Empty,
             gen_ai.request.model = Empty,
             gen_ai.request.stream = Empty,
+            gen_ai.response.model = Empty,
             gen_ai.response.time_to_first_chunk = Empty,
             gen_ai.usage.input_tokens = Empty,
             gen_ai.usage.output_tokens = Empty,
@@ -161,10 +162,13 @@ pub(super) fn describe(span: &Span, request: &InferenceRequest, strategy: &str, 
         return;
     }
     span.record("gen_ai.operation.name", request.api.operation());
-    span.record(
-        "gen_ai.request.model",
-        request.model.as_deref().map(bounded),
-    );
+    span.record("gen_ai.request.model", request.asked_model().map(bounded));
+    if request.is_rewritten() {
+        span.record(
+            "gen_ai.response.model",
+            request.model.as_deref().map(bounded),
+        );
+    }
     span.record("gen_ai.request.stream", request.stream);
     span.record("hermes.strategy", strategy);
     span.record(

@@ -5,7 +5,7 @@
 //! sent. JSON is recognized by its first byte, because engines that read a body as JSON often do
 //! not look at its type.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use http::{HeaderMap, HeaderValue, header};
 use memchr::memmem;
@@ -56,24 +56,26 @@ impl ExtraBody {
     }
 }
 
-/// The field `model` of a form, if it has one that can be a name.
-pub(crate) fn model_of_form(boundary: &str, body: &[u8]) -> Option<String> {
+/// Where a form has the value of its field `model`, if that can be a name.
+pub(crate) fn model_of_form(boundary: &str, body: &[u8]) -> Option<Range<usize>> {
     let delimiter = format!("--{boundary}");
     let found = memmem::find_iter(body, delimiter.as_bytes());
     // A delimiter is at the beginning of a line.
     let is_line = |at: &usize| *at == 0 || body[..*at].ends_with(b"\r\n");
     let starts: Vec<usize> = found.filter(is_line).take(MAX_FIELDS).collect();
     starts.windows(2).find_map(|pair| {
-        let field = &body[pair[0] + delimiter.len()..pair[1] - 2];
-        model_of_field(field.strip_prefix(b"\r\n")?)
+        let (start, end) = (pair[0] + delimiter.len(), pair[1] - 2);
+        let field = body[start..end].strip_prefix(b"\r\n")?;
+        let length = model_of_field(field)?;
+        Some(end - length..end)
     })
 }
 
 /// Fields of a form that are looked at.
 const MAX_FIELDS: usize = 64;
 
-/// The value of a field, its head included, if it is the model.
-fn model_of_field(field: &[u8]) -> Option<String> {
+/// The length of the value of a field, which is given with its head, if it is the model.
+fn model_of_field(field: &[u8]) -> Option<usize> {
     let head = &field[..field.len().min(MAX_FIELD_HEAD)];
     let end = memmem::find(head, b"\r\n\r\n")?;
     let value = &field[end + 4..];
@@ -85,7 +87,7 @@ fn model_of_field(field: &[u8]) -> Option<String> {
     if !is_model || value.is_empty() || value.len() > MAX_MODEL {
         return None;
     }
-    str::from_utf8(value).ok().map(str::to_owned)
+    str::from_utf8(value).ok().map(str::len)
 }
 
 /// A parameter of a header's value: `kind; name=value; name="quoted value"`.
@@ -187,7 +189,9 @@ mod tests {
     }
 
     fn model(fields: &[(&str, &str)]) -> Option<String> {
-        model_of_form("b", form(fields).as_bytes())
+        let form = form(fields);
+        let model = model_of_form("b", form.as_bytes())?;
+        Some(form[model].to_owned())
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! A client's request with what routing reads of it.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
+use bytes::Bytes;
 use hermes_core::{
     address::MAX_BASE_PATH,
     policy::{PoolPolicy, Strategy},
@@ -41,12 +42,15 @@ pub(crate) struct InferenceRequest {
     pub(crate) headers: HeaderMap,
     /// The client's bytes.
     body: RequestBody,
+    /// The model that endpoints are asked for: the client's, unless the pool rewrites it.
     pub(crate) model: Option<String>,
+    model_place: ModelPlace,
+    rewritten: Option<Box<RewrittenModel>>,
     pub(crate) stream: bool,
     /// The parts of the body that a selection uses.
     pub(crate) prompt: RequestPrompt,
-    /// The stored response that this request continues or refers to.
-    pub(crate) response: Option<ResponseReference>,
+    /// The stored response that this request continues or refers to. Boxed: few requests do.
+    pub(crate) response: Option<Box<ResponseReference>>,
     /// The endpoint keeps the response, or works on it after its answer.
     has_side_effects: bool,
     /// The body has fields that must not reach an endpoint.
@@ -60,7 +64,51 @@ pub(crate) struct InferenceRequest {
     client: ClientIdentity,
 }
 
+/// Where a body names its model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum ModelPlace {
+    /// Nowhere, as far as it can be read.
+    #[default]
+    Unread,
+    /// In a field of the JSON object that it is, or could be.
+    Object,
+    /// There, in a form. Boxed: few bodies are.
+    Form(Box<BodySpan>),
+}
+
+/// What a client named, if anything, whose request is for another model.
+struct RewrittenModel {
+    asked: Option<String>,
+}
+
 impl InferenceRequest {
+    /// Asks the endpoints for `target` in place of what the client names. Nothing changes if the
+    /// body names no model and cannot.
+    pub(crate) fn rewrite(&mut self, target: &str) {
+        if self.model_place != ModelPlace::Unread && self.model.as_deref() != Some(target) {
+            let asked = self.model.replace(target.to_owned());
+            self.rewritten = Some(Box::new(RewrittenModel { asked }));
+        }
+    }
+
+    /// The model that the client named.
+    pub(crate) fn asked_model(&self) -> Option<&str> {
+        match &self.rewritten {
+            Some(rewritten) => rewritten.asked.as_deref(),
+            None => self.model.as_deref(),
+        }
+    }
+
+    /// The name that is put back into the answer: the client's, if it is another.
+    pub(crate) fn restored_model(&self) -> Option<&str> {
+        self.rewritten.as_ref()?.asked.as_deref()
+    }
+
+    /// Whether endpoints are asked for another model than the client named.
+    pub(crate) const fn is_rewritten(&self) -> bool {
+        self.rewritten.is_some()
+    }
+
     /// Whether the first byte of the answer comes only after its last token was generated.
     pub(crate) const fn is_non_streaming(&self) -> bool {
         !self.stream
@@ -137,16 +185,42 @@ impl InferenceRequest {
     ///
     /// When there is something to edit and the body is no JSON object.
     pub(crate) fn leg_body(&self, edits: &[BodyEdit]) -> Result<LegBody, LocalReply> {
-        let body = if self.has_control_fields {
+        let rewritten = self.model.as_deref().filter(|_| self.is_rewritten());
+        if let (ModelPlace::Form(span), Some(model)) = (&self.model_place, rewritten) {
+            return Ok(self.form_with(**span, model));
+        }
+        let body = if self.has_control_fields || rewritten.is_some() {
+            let removed = CONTROL_FIELDS
+                .iter()
+                .copied()
+                .filter(|_| self.has_control_fields);
             let hiding = self.hides_control_fields.then_some(EXTRA_ARGUMENTS);
-            let removed = CONTROL_FIELDS.into_iter().chain(hiding);
-            let removals = removed.map(BodyEdit::Remove);
-            let edits: Vec<BodyEdit> = removals.chain(edits.iter().cloned()).collect();
+            let removals = removed.chain(hiding).map(BodyEdit::Remove);
+            let renamed = rewritten
+                .map(|model| BodyEdit::set("model", &serde_json::Value::from(model).to_string()));
+            let own = removals.chain(renamed);
+            let edits: Vec<BodyEdit> = own.chain(edits.iter().cloned()).collect();
             body_edit::edited(&self.body, &edits)
         } else {
             body_edit::edited(&self.body, edits)
         };
         body.map_err(|error| LocalReply::BadBody(error.to_string()))
+    }
+
+    /// The form with `model` in place of what it has there.
+    fn form_with(&self, span: BodySpan, model: &str) -> LegBody {
+        let (start, end) = (0, self.body.len());
+        let before = BodySpan {
+            start,
+            end: span.start,
+        };
+        let after = BodySpan {
+            start: span.end,
+            end,
+        };
+        let model = Bytes::copy_from_slice(model.as_bytes());
+        let pieces = self.body.shared(before).chain([model]);
+        LegBody::from(pieces.chain(self.body.shared(after)).collect::<Vec<_>>())
     }
 }
 
@@ -191,6 +265,8 @@ impl InferenceRequest {
             target,
             headers: head_headers,
             model: None,
+            model_place: ModelPlace::default(),
+            rewritten: None,
             stream: false,
             prompt: RequestPrompt::unparsed(body.len()),
             body,
@@ -205,13 +281,13 @@ impl InferenceRequest {
         if route.api == Api::StoredResponse {
             let below = route.path.strip_prefix("/v1/responses/");
             let id = below.and_then(|below| below.split('/').next());
-            request.response = id.map(ResponseReference::from);
+            request.response = id.map(ResponseReference::from).map(Box::new);
         }
         if let Some(scanner) = scanner {
             let fields = scanner.finish(&request.body)?;
             request.prompt = RequestPrompt::of(&fields.prompt, &request.body);
             let response = fields.previous_response_id.as_deref();
-            request.response = response.map(ResponseReference::from);
+            request.response = response.map(ResponseReference::from).map(Box::new);
             request.has_side_effects = fields.has_side_effects;
             request.recomputes_prompt = fields.recomputes_prompt;
             request.has_one_answer = fields.has_one_answer;
@@ -238,7 +314,11 @@ impl InferenceRequest {
             },
             ExtraBody::Form { boundary } => {
                 let form = self.body.contiguous(whole);
-                self.model = extra_body::model_of_form(&boundary, &form);
+                if let Some(Range { start, end }) = extra_body::model_of_form(&boundary, &form) {
+                    let model = String::from_utf8_lossy(&form[start..end]);
+                    self.model = Some(model.into_owned());
+                    self.model_place = ModelPlace::Form(Box::new(BodySpan { start, end }));
+                }
             }
             ExtraBody::Opaque => {}
         }
@@ -248,6 +328,7 @@ impl InferenceRequest {
     fn read(&mut self, fields: BodyFields, priority: Option<i32>) {
         self.client = ClientIdentity::of(&fields, priority);
         self.model = fields.model;
+        self.model_place = ModelPlace::Object;
         self.stream = fields.stream;
         self.has_control_fields = fields.has_control_fields || fields.hides_control_fields;
         self.hides_control_fields = fields.hides_control_fields;
@@ -274,8 +355,6 @@ fn target(path: &str, query: Option<&str>) -> Result<PathAndQuery, LocalReply> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     fn call(body: &str) -> InferenceRequest {

@@ -10,7 +10,8 @@
 //!
 //! Labels are bounded: pools, models and endpoints come from the snapshot, everything else from
 //! closed sets. Handles are resolved when a snapshot is applied, so that a request touches atomics
-//! only. The series of a pool or a model are removed when no view and no request uses them.
+//! only. A request that is rewritten counts for its target, which is what endpoints serve. The
+//! series of a pool or a model are removed when no view and no request uses them.
 
 mod endpoints;
 mod pairs;
@@ -101,10 +102,17 @@ impl ProxyMetrics {
 
     /// The handles of the models of one pool.
     pub(crate) fn models(&self, pool: &Pool) -> ModelTable {
-        let names = pool.models.iter().map(|model| &model.name);
+        let own = pool.models.iter().map(|model| &model.name);
+        let targets = pool
+            .spec
+            .rewrites
+            .iter()
+            .flat_map(|rewrite| &*rewrite.targets);
+        let targets = targets.map(|target| &target.model);
         let pool = &pool.spec.name;
         ModelTable {
-            by_name: names
+            by_name: own
+                .chain(targets)
                 .map(|model| (Arc::clone(model), self.model(pool, model)))
                 .collect(),
             other: self.model(pool, &OTHER.into()),

@@ -1,9 +1,13 @@
 //! `GET /v1/models`: what all pools serve, merged, in OpenAI's shape.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use hermes_core::{nearest::nearest, snapshot::Model};
+use hermes_core::{
+    nearest::nearest,
+    rewrites::ModelRewrite,
+    snapshot::{Model, Pool},
+};
 use hermes_runtime::percent;
 use serde_json::{Value, json};
 
@@ -12,9 +16,24 @@ use crate::{
     view::RoutingView,
 };
 
-/// Every model once, LoRA adapters included; sorted by name.
+/// A name that clients may ask for.
+struct ListedModel<'a> {
+    name: &'a str,
+    parent: Option<&'a str>,
+    max_model_len: Option<u32>,
+}
+
+/// Every name that clients may ask this pool for, those that it rewrites included. A name may come
+/// twice.
+pub(super) fn names(pool: &Pool) -> impl Iterator<Item = &Arc<str>> {
+    let rewritten = pool.spec.rewrites.iter();
+    let own = pool.models.iter().map(|model| &model.name);
+    own.chain(rewritten.filter_map(|rewrite| rewrite.model.as_ref()))
+}
+
+/// Every model once, LoRA adapters and rewritten names included; sorted by name.
 pub(crate) fn list(view: &RoutingView) -> Bytes {
-    let data: Vec<Value> = all(view).into_values().map(card).collect();
+    let data: Vec<Value> = all(view).values().map(ListedModel::card).collect();
     Bytes::from(json!({"object": "list", "data": data}).to_string())
 }
 
@@ -23,7 +42,7 @@ pub(crate) fn one(view: &RoutingView, path: &str) -> Result<Bytes, LocalReply> {
     let asked = decoded(path.strip_prefix("/v1/models/").unwrap_or(path));
     let models = all(view);
     match models.get(&*asked) {
-        Some(model) => Ok(Bytes::from(card(model).to_string())),
+        Some(model) => Ok(Bytes::from(model.card().to_string())),
         None => {
             let nearest = nearest(&asked, models.keys().copied())
                 .into_iter()
@@ -37,24 +56,59 @@ pub(crate) fn one(view: &RoutingView, path: &str) -> Result<Bytes, LocalReply> {
     }
 }
 
-fn all(view: &RoutingView) -> BTreeMap<&str, &Model> {
-    let models = view.pools.iter().flat_map(|pool| &pool.pool.models);
+fn all(view: &RoutingView) -> BTreeMap<&str, ListedModel<'_>> {
+    let mut listed = BTreeMap::new();
     // Requests for a name that two pools serve go to the first pool, so the first pool's model is
-    // listed.
-    models.rev().map(|model| (&*model.name, &**model)).collect()
+    // listed; and in a pool, the rewrite of a name goes before the model of that name.
+    for pool in &view.pools {
+        let pool = &pool.pool;
+        let rewritten = pool.spec.rewrites.iter();
+        let rewritten = rewritten.filter_map(|rewrite| ListedModel::rewritten(pool, rewrite));
+        let own = pool.models.iter().map(|model| ListedModel::of(model));
+        for model in rewritten.chain(own) {
+            listed.entry(model.name).or_insert(model);
+        }
+    }
+    listed
 }
 
-fn card(model: &Model) -> Value {
-    let Model {
-        name,
-        parent,
-        max_model_len,
-        holders: _,
-    } = model;
-    json!({
-        "id": name, "object": "model", "created": 0, "owned_by": "hermes",
-        "root": parent.as_ref().unwrap_or(name), "parent": parent, "max_model_len": max_model_len,
-    })
+impl<'a> ListedModel<'a> {
+    fn of(model: &'a Model) -> Self {
+        let Model {
+            name,
+            parent,
+            max_model_len,
+            holders: _,
+        } = model;
+        Self {
+            name,
+            parent: parent.as_deref(),
+            max_model_len: *max_model_len,
+        }
+    }
+
+    /// The name that a rewrite applies to, if it is one. Its prompts must fit every target.
+    fn rewritten(pool: &'a Pool, rewrite: &'a ModelRewrite) -> Option<Self> {
+        let targets = rewrite.targets.iter();
+        let models = targets.filter_map(|target| pool.model(&target.model));
+        Some(Self {
+            name: rewrite.model.as_deref()?,
+            parent: None,
+            max_model_len: models.filter_map(|model| model.max_model_len).min(),
+        })
+    }
+
+    fn card(&self) -> Value {
+        let Self {
+            name,
+            parent,
+            max_model_len,
+        } = self;
+        json!({
+            "id": name, "object": "model", "created": 0, "owned_by": "hermes",
+            "root": parent.unwrap_or(name), "parent": parent, "max_model_len": max_model_len,
+        })
+    }
 }
 
 /// A model's name as a path spells it; a name with a malformed escape is taken as it is.

@@ -178,3 +178,60 @@ fn a_model_that_one_endpoint_holds_has_no_peers_to_compare_with() {
     }
     assert!(alone(Some("one")) && alone(Some("rest")));
 }
+
+/// A pool's name, its models, and the names that it rewrites; `None` is any.
+type PoolRoutes<'a> = (&'a str, &'a [&'a str], &'a [Option<&'a str>]);
+
+fn routes(pools: &[PoolRoutes<'_>]) -> RoutingView {
+    let pool = |&(name, models, rewritten): &PoolRoutes<'_>| {
+        let model = |name: &&str| {
+            Arc::new(hermes_core::snapshot::Model {
+                name: (*name).into(),
+                parent: None,
+                max_model_len: None,
+                holders: ModelHolders::All,
+            })
+        };
+        let rewrite = |model: &Option<&str>| hermes_core::rewrites::ModelRewrite {
+            model: model.map(Into::into),
+            targets: [].into(),
+        };
+        Arc::new(Pool {
+            spec: Arc::new(PoolSpec {
+                rewrites: rewritten.iter().map(rewrite).collect(),
+                ..PoolSpec::new(name, PoolPolicy::default())
+            }),
+            models: models.iter().map(model).collect(),
+            endpoints: Collection::default(),
+        })
+    };
+    next(
+        None,
+        Arc::new(Snapshot {
+            pools: pools.iter().map(pool).collect(),
+            ..Snapshot::default()
+        }),
+    )
+}
+
+#[test]
+fn a_request_goes_to_the_first_pool_that_serves_its_model_or_rewrites_it() {
+    let view = routes(&[
+        ("a", &["llama"], &[Some("chat")]),
+        ("b", &["chat", "qwen"], &[Some("code")]),
+    ]);
+    let pool = |model| view.route(model).ok().map(|pool| &**pool.name());
+    assert_eq!(pool(Some("chat")), Some("a"));
+    assert_eq!(pool(Some("code")), Some("b"));
+    assert_eq!((pool(Some("other")), pool(None)), (None, None));
+}
+
+#[test]
+fn the_only_pool_that_rewrites_any_model_serves_every_name_that_none_has() {
+    let view = routes(&[("a", &["llama"], &[]), ("b", &["qwen"], &[None])]);
+    let pool = |model| view.route(model).ok().map(|pool| &**pool.name());
+    assert_eq!(pool(Some("llama")), Some("a"));
+    assert_eq!((pool(Some("other")), pool(None)), (Some("b"), Some("b")));
+    let two = routes(&[("a", &["llama"], &[None]), ("b", &["qwen"], &[None])]);
+    assert!(two.route(Some("other")).is_err() && two.route(None).is_err());
+}

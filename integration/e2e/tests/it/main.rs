@@ -28,6 +28,7 @@ mod recorder;
 mod records;
 mod refused_bodies;
 mod retry;
+mod rewrites;
 mod route;
 mod routing_history;
 mod scheduling;

@@ -9,6 +9,7 @@ mod failures;
 mod forwarded;
 mod prompts;
 mod recomputed;
+mod rewrites;
 mod stalls;
 mod stated;
 mod trtllm;
