@@ -265,6 +265,15 @@ impl PairedFleet {
         assert_eq!(self.network.violations(), Vec::<String>::new());
         assert_eq!(self.network.kept(), 0);
     }
+
+    /// No leg waits, no handoff was misused, and none is left.
+    async fn nothing_is_left(&self) {
+        eventually("no leg waits and nothing is kept", || async {
+            (self.network.waiting(), self.network.kept()) == (0, 0)
+        })
+        .await;
+        assert_eq!(self.network.violations(), Vec::<String>::new());
+    }
 }
 
 /// Bookings of the control plane.

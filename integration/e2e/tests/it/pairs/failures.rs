@@ -16,7 +16,7 @@ pub(super) const BROKEN: Fault = Fault::Status {
 };
 
 /// Engines slow enough for a client to leave while they compute: a prompt takes some seconds.
-pub(super) fn slow() -> EngineConfig {
+fn slow() -> EngineConfig {
     EngineConfig {
         prefill_rate: 300.0,
         step_budget: 64,
@@ -47,16 +47,7 @@ async fn another_prefill_engine_computes_what_one_does_not() {
         Fault::CloseBeforeHeaders,
         Fault::RefuseConnections,
     ] {
-        let fleet = PairedScene::nixl(2, 1).start().await;
-        fleet.prefills[0].faults().set(fault.clone());
-        for name in ["a", "b", "c"] {
-            text_of(&fleet.url(), &long_chat(name, false)).await;
-        }
-        assert_eq!(
-            fleet.network.violations(),
-            Vec::<String>::new(),
-            "{fault:?}"
-        );
+        let fleet = three_answered_beside(fault.clone(), PairedScene::nixl(2, 1), false).await;
         assert_eq!(fleet.network.taken(), 3, "{fault:?}");
     }
 }
@@ -97,12 +88,8 @@ async fn a_handoff_is_not_used_again_when_the_decode_engine_refuses() {
 
 #[tokio::test]
 async fn a_request_is_prefilled_again_when_its_decode_engine_fails() {
-    let fleet = PairedScene::nixl(2, 1).start().await;
-    fleet.decodes[0].faults().set_for(1, BROKEN);
-    text_of(&fleet.url(), &long_chat("again", true)).await;
-    assert_eq!(fleet.network.violations(), Vec::<String>::new());
+    let fleet = answered_after_a_failed_decode(PairedScene::nixl(2, 1)).await;
     assert_eq!(count(&fleet.prefills), [1, 1]);
-    assert_eq!(fleet.pairs("decode_failed").await, 1.0);
 }
 
 #[tokio::test]
@@ -140,51 +127,17 @@ async fn a_prefill_engine_that_hands_nothing_over_costs_its_work_and_no_request(
 
 #[tokio::test]
 async fn a_client_that_leaves_during_the_prefill_cancels_it_and_no_decode_leg_follows() {
-    let fleet = PairedScene::nixl(1, 1).engine(slow()).start().await;
-    leave_while(&fleet, "the prefill engine computes", |fleet| {
-        fleet.prefills[0].stats().running == 1
-    })
-    .await;
-    eventually("the prompt is given up", || async {
-        fleet.prefills[0].stats().aborted == 1
-    })
-    .await;
-    assert_eq!((count(&fleet.decodes), fleet.network.kept()), (vec![0], 0));
-    eventually("nothing is booked", || async {
-        bookings(&fleet).await == 0.0
-    })
-    .await;
+    left_during_the_prefill(PairedScene::nixl(1, 1)).await;
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_cancels_both_legs_of_sglang() {
-    let fleet = PairedScene::sglang(1, 1).engine(slow()).start().await;
-    leave_while(&fleet, "the decode leg waits for its prefill", |fleet| {
-        fleet.prefills[0].stats().running == 1 && fleet.network.waiting() == 1
-    })
-    .await;
-    eventually("both legs have ended", || async {
-        fleet.prefills[0].stats().aborted == 1 && fleet.network.waiting() == 0
-    })
-    .await;
-    eventually("nothing is booked", || async {
-        bookings(&fleet).await == 0.0
-    })
-    .await;
+    left_during_both_legs(PairedScene::sglang(1, 1)).await;
 }
 
 #[tokio::test]
 async fn the_failure_of_an_sglang_prefill_ends_the_decode_leg_and_another_pair_answers() {
-    let fleet = PairedScene::sglang(2, 1).start().await;
-    fleet.prefills[0].faults().set(BROKEN);
-    for name in ["a", "b", "c"] {
-        text_of(&fleet.url(), &long_chat(name, true)).await;
-    }
-    assert_eq!(fleet.network.violations(), Vec::<String>::new());
-    eventually("no decode leg waits", || async {
-        fleet.network.waiting() == 0
-    })
-    .await;
+    three_answered_beside(BROKEN, PairedScene::sglang(2, 1), true).await;
 }
 
 #[tokio::test]
@@ -202,8 +155,63 @@ async fn both_endpoints_of_a_pair_are_booked_once_and_released() {
     .await;
 }
 
+/// Three requests to pairs whose first prefill engine always fails so: all are answered.
+pub(super) async fn three_answered_beside(
+    fault: Fault,
+    scene: PairedScene,
+    stream: bool,
+) -> PairedFleet {
+    let fleet = scene.start().await;
+    fleet.prefills[0].faults().set(fault);
+    for name in ["a", "b", "c"] {
+        text_of(&fleet.url(), &long_chat(name, stream)).await;
+    }
+    fleet.nothing_is_left().await;
+    fleet
+}
+
+/// A request whose first decode leg fails is answered, with one KV cache taken over.
+pub(super) async fn answered_after_a_failed_decode(scene: PairedScene) -> PairedFleet {
+    let fleet = scene.start().await;
+    fleet.decodes[0].faults().set_for(1, BROKEN);
+    text_of(&fleet.url(), &long_chat("again", true)).await;
+    assert_eq!(fleet.network.violations(), Vec::<String>::new());
+    assert_eq!(fleet.network.taken(), 1);
+    assert_eq!(fleet.pairs("decode_failed").await, 1.0);
+    fleet
+}
+
+/// A client leaves while its prompt is computed, before anything is sent to a decode engine.
+pub(super) async fn left_during_the_prefill(scene: PairedScene) {
+    let fleet = scene.engine(slow()).start().await;
+    leave_while(&fleet, "the prefill engine computes", |fleet| {
+        fleet.prefills[0].stats().running == 1
+    })
+    .await;
+    eventually("the prompt is given up", || async {
+        fleet.prefills[0].stats().aborted == 1
+    })
+    .await;
+    assert_eq!((count(&fleet.decodes), fleet.network.kept()), (vec![0], 0));
+    fleet.is_clean().await;
+}
+
+/// A client leaves while its prompt is computed and the decode leg waits for it.
+pub(super) async fn left_during_both_legs(scene: PairedScene) {
+    let fleet = scene.engine(slow()).start().await;
+    leave_while(&fleet, "the decode leg waits for its prefill", |fleet| {
+        fleet.prefills[0].stats().running == 1 && fleet.network.waiting() == 1
+    })
+    .await;
+    eventually("both legs have ended", || async {
+        fleet.prefills[0].stats().aborted == 1 && fleet.network.waiting() == 0
+    })
+    .await;
+    fleet.is_clean().await;
+}
+
 /// A client sends a request and leaves as soon as `is_time`.
-pub(super) async fn leave_while(
+async fn leave_while(
     fleet: &PairedFleet,
     what: &'static str,
     is_time: impl Fn(&PairedFleet) -> bool,

@@ -2,7 +2,9 @@
 
 use hermes_engine_sim::Fault;
 
-use super::failures::{BROKEN, BUSY, leave_while, slow};
+use super::failures::{
+    BROKEN, BUSY, answered_after_a_failed_decode, left_during_the_prefill, three_answered_beside,
+};
 use super::*;
 
 impl PairedScene {
@@ -99,39 +101,20 @@ async fn an_answer_that_ended_with_its_first_token_has_no_generation_leg() {
 #[tokio::test]
 async fn a_context_server_that_fails_is_followed_by_another_one() {
     for fault in [BUSY, BROKEN, Fault::CloseBeforeHeaders] {
-        let fleet = PairedScene::trtllm(2, 1).start().await;
-        fleet.prefills[0].faults().set(fault.clone());
-        for name in ["a", "b", "c"] {
-            text_of(&fleet.url(), &long_chat(name, true)).await;
-        }
-        let violations = fleet.network.violations();
-        assert_eq!(violations, Vec::<String>::new(), "{fault:?}");
+        let fleet = three_answered_beside(fault.clone(), PairedScene::trtllm(2, 1), true).await;
         assert_eq!(fleet.network.taken(), 3, "{fault:?}");
     }
 }
 
 #[tokio::test]
 async fn a_request_is_prefilled_again_when_its_generation_server_fails() {
-    let fleet = PairedScene::trtllm(2, 1).start().await;
-    fleet.decodes[0].faults().set_for(1, BROKEN);
-    text_of(&fleet.url(), &long_chat("again", true)).await;
-    assert_eq!(fleet.network.violations(), Vec::<String>::new());
+    let fleet = answered_after_a_failed_decode(PairedScene::trtllm(2, 1)).await;
     assert_eq!(count(&fleet.prefills), [1, 1]);
-    assert_eq!(fleet.pairs("decode_failed").await, 1.0);
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_cancels_the_context_leg() {
-    let fleet = PairedScene::trtllm(1, 1).engine(slow()).start().await;
-    leave_while(&fleet, "the context server computes", |fleet| {
-        fleet.prefills[0].stats().running == 1
-    })
-    .await;
-    eventually("the prompt is given up", || async {
-        fleet.prefills[0].stats().aborted == 1
-    })
-    .await;
-    assert_eq!((count(&fleet.decodes), fleet.network.kept()), (vec![0], 0));
+    left_during_the_prefill(PairedScene::trtllm(1, 1)).await;
 }
 
 #[tokio::test]

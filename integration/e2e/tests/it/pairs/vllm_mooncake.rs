@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hermes_engine_sim::Fault;
 
-use super::failures::{BROKEN, BUSY, leave_while, slow};
+use super::failures::{
+    BROKEN, BUSY, answered_after_a_failed_decode, left_during_both_legs, three_answered_beside,
+};
 use super::*;
 use crate::client::client;
 
@@ -15,14 +17,6 @@ impl PairedScene {
     }
 }
 
-async fn nothing_is_left(fleet: &PairedFleet) {
-    eventually("no leg waits and nothing is kept", || async {
-        (fleet.network.waiting(), fleet.network.kept()) == (0, 0)
-    })
-    .await;
-    assert_eq!(fleet.network.violations(), Vec::<String>::new());
-}
-
 #[tokio::test]
 async fn a_pair_answers_as_one_engine_does_and_transfers_what_was_prefilled() {
     let fleet = PairedScene::mooncake(1, 1)
@@ -30,7 +24,7 @@ async fn a_pair_answers_as_one_engine_does_and_transfers_what_was_prefilled() {
         .start()
         .await;
     texts_are_those_of_one_engine(&fleet).await;
-    nothing_is_left(&fleet).await;
+    fleet.nothing_is_left().await;
     assert_eq!(fleet.network.taken(), 4);
     assert_eq!(fleet.pairs("answered").await, 4.0);
     let (prefill, decode) = (sent(&fleet.prefills[0]), sent(&fleet.decodes[0]));
@@ -60,7 +54,7 @@ async fn requests_go_to_every_rank_of_a_prefill_engine_and_the_clients_rank_to_n
         let request = ask(&fleet.url(), &body).header("x-data-parallel-rank", "7");
         assert_eq!(send(request).await.status(), 200);
     }
-    nothing_is_left(&fleet).await;
+    fleet.nothing_is_left().await;
     let ranks = sent(&fleet.prefills[0]);
     let ranks = ranks.iter().map(|leg| leg.header("x-data-parallel-rank"));
     let mut ranks: Vec<_> = ranks.flatten().collect();
@@ -123,7 +117,7 @@ async fn other_apis_are_split_as_well() {
         assert_eq!(send(request.json(&body)).await.status(), 200, "{path}");
     }
     assert_eq!(fleet.pairs("answered").await, 3.0);
-    nothing_is_left(&fleet).await;
+    fleet.nothing_is_left().await;
 }
 
 #[tokio::test]
@@ -131,7 +125,7 @@ async fn the_decode_engine_computes_a_prompt_whose_prefill_stopped_and_transfers
     let scene = PairedScene::mooncake(1, 1).first(FirstPrefill::EndsAtOnce);
     let fleet = scene.keys("minUncachedTokens: 0").start().await;
     texts_are_those_of_one_engine(&fleet).await;
-    nothing_is_left(&fleet).await;
+    fleet.nothing_is_left().await;
     assert_eq!(
         (fleet.network.taken(), fleet.pairs("answered").await),
         (0, 4.0)
@@ -150,42 +144,19 @@ async fn the_decode_engine_computes_a_prompt_whose_prefill_stopped_and_transfers
 #[tokio::test]
 async fn the_failure_of_a_prefill_ends_the_decode_leg_and_another_pair_answers() {
     for fault in [BUSY, BROKEN, Fault::CloseBeforeHeaders] {
-        let fleet = PairedScene::mooncake(2, 1).start().await;
-        fleet.prefills[0].faults().set(fault);
-        for name in ["a", "b", "c"] {
-            text_of(&fleet.url(), &long_chat(name, true)).await;
-        }
-        nothing_is_left(&fleet).await;
-        assert_eq!(fleet.network.taken(), 3);
+        let fleet = three_answered_beside(fault.clone(), PairedScene::mooncake(2, 1), true).await;
+        assert_eq!(fleet.network.taken(), 3, "{fault:?}");
     }
 }
 
 #[tokio::test]
 async fn a_request_is_prefilled_again_when_its_decode_engine_fails() {
-    let fleet = PairedScene::mooncake(2, 1).start().await;
-    fleet.decodes[0].faults().set_for(1, BROKEN);
-    text_of(&fleet.url(), &long_chat("again", true)).await;
-    assert_eq!(fleet.pairs("decode_failed").await, 1.0);
-    assert_eq!(fleet.network.violations(), Vec::<String>::new());
-    assert_eq!(fleet.network.taken(), 1);
+    answered_after_a_failed_decode(PairedScene::mooncake(2, 1)).await;
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_cancels_both_legs() {
-    let fleet = PairedScene::mooncake(1, 1).engine(slow()).start().await;
-    leave_while(&fleet, "the decode leg waits for its prefill", |fleet| {
-        fleet.prefills[0].stats().running == 1 && fleet.network.waiting() == 1
-    })
-    .await;
-    eventually("both legs have ended", || async {
-        fleet.prefills[0].stats().aborted == 1 && fleet.network.waiting() == 0
-    })
-    .await;
-    nothing_is_left(&fleet).await;
-    eventually("nothing is booked", || async {
-        bookings(&fleet).await == 0.0
-    })
-    .await;
+    left_during_both_legs(PairedScene::mooncake(1, 1)).await;
 }
 
 #[tokio::test]
@@ -215,5 +186,5 @@ async fn a_proxy_pairs_by_itself_while_the_control_plane_is_away() {
         text_of(&fleet.url(), &long_chat(name, true)).await;
     }
     assert_eq!(fleet.pairs("answered").await, 3.0);
-    nothing_is_left(&fleet).await;
+    fleet.nothing_is_left().await;
 }
