@@ -38,6 +38,7 @@ pub(crate) struct PairEngine {
     pushed: Mutex<HashMap<u64, String>>,
     keeps_more: Notify,
     waiting: AtomicUsize,
+    receiving: AtomicUsize,
     /// Prompts that were handed over in a room.
     moved: AtomicU64,
 }
@@ -62,10 +63,12 @@ pub(crate) struct HandoffFigures {
     pub(crate) expired: u64,
     /// Decode legs that wait at another engine for a prompt.
     pub(crate) waiting: usize,
+    /// Decode legs whose KV cache is on its way.
+    pub(crate) receiving: usize,
 }
 
-/// A leg that waits for its partner, until it is dropped.
-pub(super) struct WaitingLeg<'a>(&'a AtomicUsize);
+/// A leg at one of its stages, counted there until this is dropped.
+pub(super) struct CountedLeg<'a>(&'a AtomicUsize);
 
 impl PairEngine {
     pub(crate) fn new(
@@ -100,6 +103,7 @@ impl PairEngine {
             pushed: Mutex::default(),
             keeps_more: Notify::new(),
             waiting: AtomicUsize::new(0),
+            receiving: AtomicUsize::new(0),
             moved: AtomicU64::new(0),
         }
     }
@@ -179,14 +183,14 @@ impl PairEngine {
 
     /// Waits as long as the KV cache of this many tokens is on its way.
     pub(super) async fn transfer(&self, tokens: usize) {
+        let _receiving = CountedLeg::at(&self.receiving);
         let seconds = tokens as f64 / self.transfer_rate * self.scale;
         sleep(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)).await;
     }
 
     /// Counts a leg that waits for its partner.
-    pub(super) fn wait(&self) -> WaitingLeg<'_> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        WaitingLeg(&self.waiting)
+    pub(super) fn wait(&self) -> CountedLeg<'_> {
+        CountedLeg::at(&self.waiting)
     }
 
     pub(crate) fn handoffs(&self) -> HandoffFigures {
@@ -196,6 +200,7 @@ impl PairEngine {
             taken: kept.taken() + self.moved.load(Ordering::Relaxed),
             expired: kept.expired(),
             waiting: self.waiting.load(Ordering::Relaxed),
+            receiving: self.receiving.load(Ordering::Relaxed),
         }
     }
 
@@ -206,7 +211,14 @@ impl PairEngine {
     }
 }
 
-impl Drop for WaitingLeg<'_> {
+impl<'a> CountedLeg<'a> {
+    fn at(stage: &'a AtomicUsize) -> Self {
+        stage.fetch_add(1, Ordering::Relaxed);
+        Self(stage)
+    }
+}
+
+impl Drop for CountedLeg<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -45,6 +45,12 @@ impl PairNetwork {
         self.sum(|engine| engine.handoffs().waiting)
     }
 
+    /// Decode legs whose KV cache is on its way.
+    #[must_use]
+    pub fn receiving(&self) -> usize {
+        self.sum(|engine| engine.handoffs().receiving)
+    }
+
     fn sum(&self, figure: impl Fn(&PairEngine) -> usize) -> usize {
         self.0.lock().iter().map(|engine| figure(engine)).sum()
     }
