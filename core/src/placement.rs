@@ -23,6 +23,15 @@ impl<E> Placement<E> {
         }
     }
 
+    /// Its endpoints; of a pair the prefill endpoint first.
+    pub fn endpoints(&self) -> impl Iterator<Item = &E> {
+        let (first, second) = match self {
+            Self::One(endpoint) => (endpoint, None),
+            Self::Pair { prefill, decode } => (prefill, Some(decode)),
+        };
+        std::iter::once(first).chain(second)
+    }
+
     /// The endpoint that computes the prompt.
     pub const fn prefill(&self) -> &E {
         match self {

@@ -14,6 +14,7 @@
 //! no endpoint, or when the control plane rejects it because its queue is full. Falling back in
 //! that case would move the queue into the engines, where it slows every request.
 
+mod again;
 mod score_step;
 mod selection;
 
@@ -26,6 +27,7 @@ use hermes_core::{
     policy::Strategy,
     query::{CacheHit, CacheSource, EndpointChoice, Query, RankedEndpoint},
     rng::SeededRng,
+    snapshot::PoolSpec,
 };
 use opentelemetry::Context;
 
@@ -36,6 +38,7 @@ pub(crate) use self::selection::{
 use crate::{
     clock::uptime,
     endpoint::Upstream,
+    pair,
     request::{inference_request::InferenceRequest, local_reply::LocalReply},
     sync::RoutingState,
     telemetry::metrics::{FallbackLevel, ScoreFailure},
@@ -71,11 +74,8 @@ impl EndpointSelector {
         let SelectionRequest { pool, request, .. } = *wanted;
         // This proxy did not see the stored response being created, so only the control plane can
         // locate it.
-        let scored = pool.pool.spec.policy.strategy.needs_score() || request.response.is_some();
-        if !scored {
-            return local(wanted, &[], FallbackLevel::Strategy, rng, |upstream| {
-                upstream.load(uptime())
-            });
+        if !pool.pool.spec.policy.strategy.needs_score() && request.response.is_none() {
+            return by_strategy(wanted, rng);
         }
         let mut waited = Duration::ZERO;
         // Boxed: a strategy that needs no answer does not carry the room for it.
@@ -163,6 +163,23 @@ impl EndpointSelector {
             upstream.own_load(now)
         })
     }
+}
+
+/// Selects by the pool's strategy, which needs no control plane.
+fn by_strategy(
+    wanted: &SelectionRequest<'_>,
+    rng: &mut SeededRng,
+) -> Result<EndpointSelection, LocalReply> {
+    local(wanted, &[], FallbackLevel::Strategy, rng, |upstream| {
+        upstream.load(uptime())
+    })
+}
+
+/// Whether endpoints of this pool may compute the prompt of a request for each other.
+pub(crate) fn may_be_split(request: &InferenceRequest, spec: &PoolSpec) -> bool {
+    let rules = spec.policy.disaggregation.as_ref();
+    let is_carried = rules.is_some_and(|rules| pair::carries(rules.dialect, request.api));
+    is_carried && request.may_be_split()
 }
 
 /// Selects by this proxy's own view of the pool.

@@ -34,6 +34,7 @@ mod summary;
 mod timeline;
 pub(crate) mod trace;
 mod transfer;
+mod tries;
 mod turn;
 mod unread_answer;
 

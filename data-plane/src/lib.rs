@@ -17,9 +17,9 @@
 //! [`proxy`] is the spine: a request's whole path, of which [`place`] is the part before anything
 //! is sent. That part knows no server, so that another door can use it.
 //!
-//! Invariants: no configuration but the control plane's address; no Kubernetes; a request sees one
-//! view; the body of an answer is never buffered; prompts and credentials reach no log, span or
-//! metric.
+//! Invariants: no configuration but the control plane's address; no Kubernetes; a request is placed
+//! by one view; the body of an answer is never buffered; prompts and credentials reach no log, span
+//! or metric.
 
 mod admin;
 pub mod app;

@@ -10,8 +10,8 @@
 //! with any body, and gets the placement with all that an exchange needs, or a reply. Nothing here
 //! knows a server or a connection, so a door that only names the placement can use it as well.
 //!
-//! Invariants: one view for the whole request; from [`RequestGuard::open`] on, everything that is
-//! counted is released when the guard is dropped, which the [`PlacedRequest`] owns.
+//! Invariants: one view until the request is placed; from [`RequestGuard::open`] on, everything that
+//! is counted is released when the guard is dropped, which the [`PlacedRequest`] owns.
 
 mod resolve;
 mod rewrite;
@@ -25,7 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hermes_core::{rng::SeededRng, snapshot::PoolSpec, stored_responses::ResponseLocations};
+use hermes_core::{rng::SeededRng, stored_responses::ResponseLocations};
 use hermes_runtime::{propagation, shutdown::Drain};
 use http::{HeaderValue, Request, request};
 use http_body::Body;
@@ -34,13 +34,12 @@ use tokio::time::Instant;
 
 use self::resolve::{ResolvedPool, forget_unknown_model, stored_prompt};
 use crate::{
-    choose::{EndpointSelection, EndpointSelector, SelectionRequest},
+    choose::{EndpointSelection, EndpointSelector, SelectionRequest, may_be_split},
     exchange::{
         guard::{RequestGuard, RequestStart},
         trace::{self, RequestTrace},
     },
     link::report::Reporter,
-    pair,
     request::{
         admission::{AdmissionLimit, AdmissionPermit},
         api::{self, Api, ApiRoute, Unrouted},
@@ -323,13 +322,6 @@ impl Placer {
         }
         selection
     }
-}
-
-/// Whether endpoints of this pool may compute the prompt of a request for each other.
-fn may_be_split(request: &InferenceRequest, spec: &PoolSpec) -> bool {
-    let rules = spec.policy.disaggregation.as_ref();
-    let is_carried = rules.is_some_and(|rules| pair::carries(rules.dialect, request.api));
-    is_carried && request.may_be_split()
 }
 
 impl From<LocalReply> for Rejection {

@@ -6,9 +6,10 @@
 //!                  admission  intake    view      choose    endpoint  meter   (each verb is another file)
 //! ```
 //!
-//! Invariants: one view for the whole request; nothing is sent twice after the first byte of an
-//! answer; the request's [`RequestGuard`](crate::exchange::guard::RequestGuard) is dropped exactly
-//! once, by its last owner.
+//! Invariants: one view for the whole request, unless all that was chosen from it has left the pool;
+//! nothing is sent twice after the first byte of an answer; the request's
+//! [`RequestGuard`](crate::exchange::guard::RequestGuard) is dropped exactly once, by its last
+//! owner.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -64,13 +65,13 @@ impl Proxy {
         Self {
             routing: routing.clone(),
             placer: Placer::new(
-                routing,
+                routing.clone(),
                 run,
                 sinks,
                 Arc::clone(&metrics),
                 (drain.clone(), admission),
             ),
-            forwarder: Forwarder::new(Arc::clone(&metrics), run),
+            forwarder: Forwarder::new(routing, Arc::clone(&metrics), run),
             metrics,
             drain,
         }

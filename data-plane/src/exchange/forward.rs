@@ -3,8 +3,13 @@
 //! An attempt may be repeated elsewhere only before the first byte of an answer reached the client,
 //! only if the request may be sent again, and only if the pool's retry budget pays for it. What
 //! follows from a failed attempt is decided in [`super::retry`].
+//!
+//! If what is left of the placements has left the pool, placements are chosen again, from the
+//! newest view. The attempts, the time and the answer that was held go on: see [`Tries`].
 
 use std::{
+    borrow::Cow,
+    ops::ControlFlow,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +17,7 @@ use std::{
     time::SystemTime,
 };
 
-use hermes_core::placement::Placement;
+use hermes_core::{placement::Placement, rng::SeededRng};
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -21,41 +26,49 @@ use super::{
     answer::retry_after as retry_after_of,
     attempt::LegStage,
     guard::RequestGuard,
-    leg::{LegDeadline, LegError},
+    leg::LegDeadline,
     pair::PairExchange,
     placements,
-    retry::{AttemptEnd, Attempts, RefusalContext, RetryVerdict},
+    retry::{AttemptEnd, RefusalContext, RetryVerdict},
     sent_leg::{LegOrder, LegOutcome, UpstreamResponse},
+    tries::Tries,
     turn::{PlacementTurn, TurnRules},
 };
 use crate::{
-    choose::{EndpointSelection, SelectedEndpoint},
+    choose::{EndpointSelection, EndpointSelector, SelectedEndpoint},
     endpoint::Upstream,
-    request::{inference_request::InferenceRequest, leg_body::LegBody, local_reply::LocalReply},
-    telemetry::metrics::{AttemptOutcome, ProxyMetrics, RequestOutcome},
+    request::{inference_request::InferenceRequest, local_reply::LocalReply},
+    sync::RoutingState,
+    telemetry::metrics::{AttemptOutcome, ProxyMetrics},
     view::RoutingPool,
 };
 
 /// Sends requests to endpoints.
 pub(crate) struct Forwarder {
     metrics: Arc<ProxyMetrics>,
+    /// For requests whose placements have left the pool.
+    selector: EndpointSelector,
     /// Random id of this run.
     run: u64,
     /// Pairs that were tried.
     pairs: AtomicU64,
 }
 
+/// Placements, and the pool that they were chosen from.
+type ChosenPlacements = (Arc<RoutingPool>, Vec<Placement<SelectedEndpoint>>);
+
 impl Forwarder {
     /// `run` is the random id of this run.
-    pub(crate) const fn new(metrics: Arc<ProxyMetrics>, run: u64) -> Self {
+    pub(crate) fn new(routing: RoutingState, metrics: Arc<ProxyMetrics>, run: u64) -> Self {
         Self {
             metrics,
+            selector: EndpointSelector::new(routing, run),
             run,
             pairs: AtomicU64::new(0),
         }
     }
 
-    /// Tries the selected placements in turn.
+    /// Tries the selected placements in turn, and what is chosen again if they have left the pool.
     ///
     /// # Errors
     ///
@@ -63,90 +76,106 @@ impl Forwarder {
     pub(crate) async fn forward(
         &self,
         request: &InferenceRequest,
-        pool: &RoutingPool,
+        pool: &Arc<RoutingPool>,
         selection: &EndpointSelection,
         guard: &mut RequestGuard,
     ) -> Result<UpstreamResponse, LocalReply> {
-        let mut held: Option<UpstreamResponse> = None;
-        let mut attempts = Attempts::up_to(pool.pool.spec.policy.retry.max_attempts);
-        let body = request
-            .leg_body(&[])
-            .inspect_err(|_| guard.failed(RequestOutcome::ClientError))?;
-        pool.budget.deposit();
-        let mut first_sent = None;
-        let order = placements::order(&selection.ranked, pool, request.model.as_deref());
-        let mut placements = order.iter();
-        while let Some(placement) = placements.next()
-            && attempts.may_continue()
-        {
+        let mut tries = Tries::begin(request, pool, guard)?;
+        let mut pool = Cow::Borrowed(pool);
+        let mut placements = placements::order(&selection.ranked, &pool, request.model.as_deref());
+        let mut next = 0;
+        while tries.may_continue() {
+            if placements::have_left(&placements, next)
+                && let Some((newer, chosen)) = self.choose_again(&tries, &pool, guard)
+            {
+                (pool, placements, next) = (Cow::Owned(newer), Cow::Owned(chosen), 0);
+            }
+            let Some(placement) = placements.get(next) else {
+                break;
+            };
+            next += 1;
+            let later = &placements[next..];
             let failed = guard.failed_endpoints();
-            let rules = TurnRules { pool, failed };
-            let Some(turn) = PlacementTurn::take(placement, placements.clone(), rules) else {
+            let rules = TurnRules {
+                pool: &pool,
+                failed,
+            };
+            let Some(turn) = PlacementTurn::take(placement, later.iter(), rules) else {
                 continue;
             };
-            if !attempts.pay(|| pool.budget.withdraw()) {
-                turn.give_up();
-                break;
-            }
-            let timeouts = pool.pool.spec.policy.timeouts;
-            let now = Instant::now();
-            let since = *first_sent.get_or_insert(now);
-            let deadline = LegDeadline::of(request, timeouts, since, now);
-            if deadline.at <= now {
-                guard.failed(RequestOutcome::TimedOut);
-                turn.give_up();
-                return Err(LocalReply::TimedOut(deadline.limit));
-            }
-            attempts.begin();
-            let is_followed = attempts.leave_another() && placements.len() > 0;
-            let deadline = deadline.followed(is_followed);
-            guard.count_attempt(request);
-            let (answer, repeated) = self
-                .attempt((request, &body), (pool, deadline), turn.placement(), guard)
-                .await;
-            if repeated {
-                pool.metrics.endpoints.attempts[AttemptOutcome::Failed].inc();
-            }
-            let verdict = self.ended(&answer, placement, (request, pool), guard);
-            let RetryVerdict::TryElsewhere { suspicious } = verdict else {
-                guard.settle_refusals();
-                return final_answer(answer, held, attempts.tried(), guard);
+            let placement = turn.placement();
+            let kind = (placement.one().is_none(), !later.is_empty());
+            let deadline = match tries.begin_attempt(&pool, kind, guard) {
+                Ok(deadline) => deadline,
+                Err(attempt) => {
+                    turn.give_up();
+                    return tries.end_without(attempt, guard);
+                }
             };
-            // A first sending that was unanswered is suspicious, whatever came of the repetition. That
-            // both were is one suspicion: an engine that dies closes what it has just accepted.
-            attempts.failed(suspicious || repeated);
-            if let Ok(mut answer) = answer {
-                answer.attempt.hold();
-                held = Some(answer.or_held(held.take()));
+            let outcome = self.attempt(&tries, (&pool, deadline), placement, guard);
+            let outcome = outcome.await;
+            if let ControlFlow::Break(result) =
+                self.ended(outcome, placement, (&mut tries, &pool), guard)
+            {
+                return result;
             }
         }
-        guard.settle_refusals();
-        held.ok_or_else(|| exhausted(attempts.tried(), guard))
+        tries.exhausted(guard)
     }
 
-    /// Records how an attempt at this placement ended. Returns what follows.
+    /// Chooses placements for a request whose placements have left the pool; `None` if there is no
+    /// newer view, or nothing in it.
+    fn choose_again(
+        &self,
+        tries: &Tries<'_>,
+        pool: &RoutingPool,
+        guard: &mut RequestGuard,
+    ) -> Option<ChosenPlacements> {
+        let request = tries.request;
+        let accepts_pairs = tries.may_be_chosen_again(pool)?;
+        let mut rng = SeededRng::new(self.room());
+        let again = (request, guard.query(), accepts_pairs);
+        let (pool, selection) = self.selector.choose_again(pool, again, &mut rng)?;
+        tracing::debug!(pool = %pool.name(), "chosen again: what was chosen has left the pool");
+        guard.chosen_again(&pool, &selection);
+        let model = request.model.as_deref();
+        let placements = placements::order(&selection.ranked, &pool, model).into_owned();
+        Some((pool, placements))
+    }
+
+    /// Records how an attempt at this placement ended. Breaks with what the client gets, unless the
+    /// request may be tried elsewhere.
     fn ended(
         &self,
-        answer: &Result<UpstreamResponse, LegError>,
-        placement: &Placement<SelectedEndpoint>,
-        (request, pool): (&InferenceRequest, &RoutingPool),
+        (answer, repeated): LegOutcome,
+        placement: Placement<AdmittedEndpoint<'_>>,
+        (tries, pool): (&mut Tries<'_>, &RoutingPool),
         guard: &mut RequestGuard,
-    ) -> RetryVerdict {
-        let (end, upstream, retry_after) = match answer {
+    ) -> ControlFlow<Result<UpstreamResponse, LocalReply>> {
+        if repeated {
+            pool.metrics.endpoints.attempts[AttemptOutcome::Failed].inc();
+        }
+        let (end, upstream, retry_after) = match &answer {
             Ok(answer) => (
                 answer.end(),
                 answer.attempt.upstream(),
                 retry_after_of(&answer.head.headers, SystemTime::now),
             ),
-            Err(error) => (error.end(), &placement.decode().upstream, None),
+            Err(error) => (error.end(), placement.decode().upstream(), None),
         };
-        let verdict = self.verdict(end, request, pool, upstream);
+        let verdict = self.verdict(end, tries.request, pool, upstream);
         guard.attempt_ended(end, retry_after);
         if placement.one().is_none() {
             let is_served = answer.as_ref().is_ok_and(UpstreamResponse::is_served);
             guard.pair_ended(is_served);
         }
-        verdict
+        let RetryVerdict::TryElsewhere { suspicious } = verdict else {
+            return ControlFlow::Break(tries.end_with(answer, guard));
+        };
+        // A first sending that was unanswered is suspicious, whatever came of the repetition. That
+        // both were is one suspicion: an engine that dies closes what it has just accepted.
+        tries.failed(answer, suspicious || repeated);
+        ControlFlow::Continue(())
     }
 
     fn verdict(
@@ -170,7 +199,7 @@ impl Forwarder {
     /// An attempt at a placement.
     async fn attempt(
         &self,
-        (request, body): (&InferenceRequest, &LegBody),
+        Tries { request, body, .. }: &Tries<'_>,
         (pool, deadline): (&RoutingPool, LegDeadline),
         placement: Placement<AdmittedEndpoint<'_>>,
         guard: &mut RequestGuard,
@@ -227,43 +256,5 @@ impl Forwarder {
     fn room(&self) -> u64 {
         let pair = self.pairs.fetch_add(1, Ordering::Relaxed);
         xxh3_64_with_seed(&pair.to_le_bytes(), self.run)
-    }
-}
-
-/// What is relayed when no attempt may follow this one.
-fn final_answer(
-    answer: Result<UpstreamResponse, LegError>,
-    held: Option<UpstreamResponse>,
-    tried: u32,
-    guard: &mut RequestGuard,
-) -> Result<UpstreamResponse, LocalReply> {
-    match answer {
-        Ok(answer) => Ok(answer.or_held(held)),
-        Err(error) => {
-            held.into_iter().for_each(UpstreamResponse::recycle);
-            Err(final_reply(&error, tried, guard))
-        }
-    }
-}
-
-/// The reply when no endpoint is left, and none has answered.
-fn exhausted(tried: u32, guard: &mut RequestGuard) -> LocalReply {
-    guard.failed(RequestOutcome::Failed);
-    match tried {
-        0 => LocalReply::NoEndpoint,
-        tried => LocalReply::Exhausted(tried),
-    }
-}
-
-/// The reply when no attempt may follow this error.
-fn final_reply(error: &LegError, tried: u32, guard: &mut RequestGuard) -> LocalReply {
-    match error {
-        LegError::TimedOut(deadline) => {
-            guard.failed(RequestOutcome::TimedOut);
-            LocalReply::TimedOut(deadline.limit)
-        }
-        LegError::Unreachable(_) | LegError::Broken(_) | LegError::PartnerGone => {
-            exhausted(tried, guard)
-        }
     }
 }

@@ -160,6 +160,18 @@ impl RequestGuard {
         self.queued = selection.why.waited;
     }
 
+    /// What selections read of the request.
+    pub(super) const fn query(&self) -> &Query {
+        &self.query
+    }
+
+    /// Endpoints were selected again, from a newer view of the pool.
+    pub(super) fn chosen_again(&mut self, pool: &Arc<RoutingPool>, selection: &EndpointSelection) {
+        pool.metrics.selections.levels[selection.level].inc();
+        self.level = selection.level;
+        self.pool = Arc::clone(pool);
+    }
+
     /// No endpoint was selected.
     pub(crate) const fn selection_failed(&mut self, reply: &LocalReply) {
         self.outcome = if reply.is_overload() {

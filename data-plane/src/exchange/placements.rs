@@ -52,6 +52,16 @@ pub(super) fn order<'a>(
     Cow::Owned(order)
 }
 
+/// Whether what follows from the position `next` on has left the pool since it was chosen, or is
+/// nothing while something before has.
+pub(super) fn have_left(order: &[Placement<SelectedEndpoint>], next: usize) -> bool {
+    let has_left = |placement: &Placement<SelectedEndpoint>| {
+        let mut endpoints = placement.endpoints();
+        endpoints.any(|endpoint| endpoint.upstream.is_removed())
+    };
+    order[next..].iter().all(has_left) && order.iter().any(has_left)
+}
+
 /// The decode endpoints of the pairs that can serve the request alone, each once; and another one
 /// of the pool, if they are one. Those of the pairs that are `tried` before come last.
 fn alone(

@@ -2,11 +2,13 @@
 
 mod connections;
 mod leaders;
+mod left_pool;
 mod other_decode;
 mod pairs;
 
 use std::{
     net::SocketAddr,
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -52,6 +54,7 @@ use crate::{
         admission::AdmissionLimit, api, inference_request::InferenceRequest,
         local_reply::LocalReply,
     },
+    sync::RoutingState,
     telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
     view::{RoutingPool, RoutingView},
 };
@@ -59,6 +62,9 @@ use crate::{
 /// A pool whose endpoints are at these addresses, and what a forwarder needs.
 struct Exchange {
     pool: Arc<RoutingPool>,
+    view: Arc<RoutingView>,
+    routing: RoutingState,
+    metrics: Arc<ProxyMetrics>,
     forwarder: Forwarder,
     reporter: Arc<Reporter>,
     reports: mpsc::Receiver<v1::Report>,
@@ -82,34 +88,30 @@ impl Exchange {
         policy: PoolPolicy,
         endpoints: impl IntoIterator<Item = (Role, SocketAddr)>,
     ) -> Self {
-        let endpoint = |(index, (role, address)): (usize, (Role, SocketAddr))| {
-            Arc::new(Endpoint {
-                id: EndpointId(index as u64),
-                name: format!("endpoint-{index}").into(),
-                role,
-                group: None,
-                pairing: pairs::facts(),
-                address: ServerAddress::try_from(address).expect("a bound port"),
-            })
-        };
-        let pool = Arc::new(Pool {
-            spec: Arc::new(PoolSpec::new("chat", policy)),
-            models: hermes_core::collection::Collection::default(),
-            endpoints: endpoints.into_iter().enumerate().map(endpoint).collect(),
-        });
-        let snapshot = Arc::new(Snapshot {
-            pools: vec![pool].into(),
-            ..Snapshot::default()
-        });
         let metrics = Arc::new(ProxyMetrics::register(&mut Registry::default()));
-        let view = RoutingView::build(snapshot, None, &metrics, std::num::NonZeroUsize::MIN);
+        let snapshot = snapshot(policy, endpoints);
+        let view = RoutingView::build(snapshot, None, &metrics, NonZeroUsize::MIN);
+        let view = Arc::new(view);
+        let routing = RoutingState::default();
+        routing.view.store(Some(Arc::clone(&view)));
         let (reporter, reports) = Reporter::new();
         Self {
             pool: Arc::clone(&view.pools[0]),
-            forwarder: Forwarder::new(metrics, 1),
+            view,
+            forwarder: Forwarder::new(routing.clone(), Arc::clone(&metrics), 1),
+            routing,
+            metrics,
             reporter: Arc::new(reporter),
             reports,
         }
+    }
+
+    /// In the next view the pool has these endpoints, and no other.
+    fn becomes(&self, endpoints: impl IntoIterator<Item = (Role, SocketAddr)>) {
+        let snapshot = snapshot(self.pool.pool.spec.policy.clone(), endpoints);
+        let (before, workers) = (Some(&*self.view), NonZeroUsize::MIN);
+        let view = RoutingView::build(snapshot, before, &self.metrics, workers);
+        self.routing.view.store(Some(Arc::new(view)));
     }
 
     fn guard(&self) -> RequestGuard {
@@ -168,6 +170,32 @@ impl Exchange {
     fn events(&mut self) -> Vec<Event> {
         std::iter::from_fn(|| self.reports.try_recv().ok()?.event).collect()
     }
+}
+
+/// A pool under this policy, with endpoints that are numbered in order.
+fn snapshot(
+    policy: PoolPolicy,
+    endpoints: impl IntoIterator<Item = (Role, SocketAddr)>,
+) -> Arc<Snapshot> {
+    let endpoint = |(index, (role, address)): (usize, (Role, SocketAddr))| {
+        Arc::new(Endpoint {
+            id: EndpointId(index as u64),
+            name: format!("endpoint-{index}").into(),
+            role,
+            group: None,
+            pairing: pairs::facts(),
+            address: ServerAddress::try_from(address).expect("a bound port"),
+        })
+    };
+    let pool = Arc::new(Pool {
+        spec: Arc::new(PoolSpec::new("chat", policy)),
+        models: hermes_core::collection::Collection::default(),
+        endpoints: endpoints.into_iter().enumerate().map(endpoint).collect(),
+    });
+    Arc::new(Snapshot {
+        pools: vec![pool].into(),
+        ..Snapshot::default()
+    })
 }
 
 /// An engine that answers, until it is killed: then each connection ends with the next request that

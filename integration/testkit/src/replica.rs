@@ -1,8 +1,8 @@
 //! A control-plane replica that is scripted by a test.
 //!
-//! It sends proxies one snapshot, collects their questions, reports and routing histories, and
-//! answers in the order and at the time that the test decides. So a real proxy meets what a real
-//! replica does only under load, or never.
+//! It sends proxies snapshots, collects their questions, reports and routing histories, and answers
+//! in the order and at the time that the test decides. So a real proxy meets what a real replica
+//! does only under load, or never.
 
 use std::{
     net::SocketAddr,
@@ -69,6 +69,8 @@ struct ReplicaState {
     reports: mpsc::Sender<Report>,
     load_interests: mpsc::Sender<bool>,
     answers: broadcast::Sender<ScoreResponse>,
+    /// Snapshots after the first one, encoded.
+    published: broadcast::Sender<FromControlPlane>,
     /// Ends streams.
     breaks: broadcast::Sender<Broken>,
     /// Sync streams that were opened.
@@ -106,6 +108,7 @@ impl Replica {
             reports: reported,
             load_interests: interested,
             answers: broadcast::Sender::new(UNREAD),
+            published: broadcast::Sender::new(UNREAD),
             breaks: broadcast::Sender::new(1),
             syncs: Arc::default(),
         };
@@ -223,6 +226,14 @@ impl Replica {
         });
     }
 
+    /// Publishes the next snapshot on every open stream.
+    pub fn publish(&self, snapshot: Snapshot) {
+        let message = message_of(&snapshot, &self.state.name);
+        *self.state.snapshot.lock() = Some(snapshot);
+        // Without a stream it has no receiver.
+        let _receivers = self.state.published.send(message);
+    }
+
     /// Breaks every stream, and takes no new one until it comes back.
     pub fn leave(&self) {
         *self.state.snapshot.lock() = None;
@@ -250,6 +261,23 @@ impl Drop for Replica {
     fn drop(&mut self) {
         let _receivers = self.state.breaks.send(Broken::All);
     }
+}
+
+fn message_of(snapshot: &Snapshot, replica: &str) -> FromControlPlane {
+    let encoded = snapshot_to_wire(snapshot, replica).encode_to_vec();
+    FromControlPlane {
+        message: Some(Down::Snapshot(encoded.into())),
+    }
+}
+
+/// What is published, for one stream.
+fn published_on(
+    published: broadcast::Receiver<FromControlPlane>,
+) -> impl Stream<Item = FromControlPlane> {
+    stream::unfold(published, |mut published| async {
+        let message = published.recv().await.ok()?;
+        Some((message, published))
+    })
 }
 
 async fn next<T>(messages: &mut mpsc::Receiver<T>, what: &str) -> T {
@@ -331,6 +359,8 @@ impl Router for ReplicaState {
         &self,
         request: Request<Streaming<FromDataPlane>>,
     ) -> Result<Response<Self::SyncStream>, Status> {
+        // What is published from now on follows the snapshot that is the newest now.
+        let published = self.published.subscribe();
         let snapshot = self
             .snapshot
             .lock()
@@ -342,18 +372,11 @@ impl Router for ReplicaState {
         let loads = endpoints
             .map(|endpoint| EndpointLoad::row(endpoint.id, &Load::default(), 0, 0))
             .collect();
-        let first = [
-            Down::Snapshot(
-                snapshot_to_wire(&snapshot, &self.name)
-                    .encode_to_vec()
-                    .into(),
-            ),
-            Down::Load(LoadUpdate { loads }.encode_to_vec().into()),
-        ];
-        let first = first.map(|message| FromControlPlane {
-            message: Some(message),
-        });
-        let out = stream::iter(first).chain(stream::pending());
+        let loads = FromControlPlane {
+            message: Some(Down::Load(LoadUpdate { loads }.encode_to_vec().into())),
+        };
+        let first = [message_of(&snapshot, &self.name), loads];
+        let out = stream::iter(first).chain(published_on(published));
         Ok(Response::new(self.answering(
             request.into_inner(),
             out,

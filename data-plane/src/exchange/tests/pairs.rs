@@ -63,7 +63,7 @@ pub(super) fn policy(dialect: PairDialect, lease: Duration) -> PoolPolicy {
 }
 
 /// The pair, and then the other endpoints alone.
-fn pair_first(exchange: &Exchange) -> EndpointSelection {
+pub(super) fn pair_first(exchange: &Exchange) -> EndpointSelection {
     let upstreams = &exchange.pool.upstreams;
     let pair = Placement::Pair {
         prefill: selected(&upstreams[0]),

@@ -8,6 +8,7 @@ mod configuration_events;
 mod control;
 mod conversation;
 mod cors;
+mod departed;
 mod discovery;
 mod docs;
 mod drain;

@@ -133,7 +133,7 @@ fn list(value: &Value) -> &[Value] {
 }
 
 /// The page `/debug/snapshot`; `null` before a first snapshot.
-async fn routing_state(proxy: &Plane<data::DataPlane>) -> Value {
+pub(crate) async fn routing_state(proxy: &Plane<data::DataPlane>) -> Value {
     let page = format!("{}/debug/snapshot", proxy.admin_url());
     let response = client().get(&page).send().await.expect("answers");
     response.json().await.unwrap_or_default()

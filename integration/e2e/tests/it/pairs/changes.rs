@@ -1,6 +1,8 @@
 //! Pools of pairs that change under load: versions, numbers of either side, and groups that lack
 //! one.
 
+use futures::future::join_all;
+
 use super::{
     cluster::{Crowd, EnginePod, PairedCluster},
     *,
@@ -72,6 +74,29 @@ async fn either_side_is_scaled_under_load_without_a_failed_request() {
         cluster.remove("prefill", NEW).await;
     }
     crowd.goes_on().await;
+    let record = crowd.disperse().await;
+    assert_eq!(record.failed, [], "of {} answered", record.answered);
+    assert_eq!(cluster.network.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_group_that_leaves_as_a_whole_under_load_fails_no_request() {
+    let mut cluster = PairedCluster::start("vllm-nixl").await;
+    let mut versions = [OLD, NEW];
+    for role in ["prefill", "decode"] {
+        cluster.add(role, versions[0]).await;
+    }
+    let crowd = Crowd::gather(&cluster.url(), 8);
+    for _ in 0..4 {
+        let [leaving, coming] = versions;
+        for role in ["prefill", "decode"] {
+            cluster.add(role, coming).await;
+        }
+        crowd.goes_on().await;
+        let sides = ["prefill", "decode"].map(|role| cluster.remove(role, leaving));
+        join_all(sides).await;
+        versions = [coming, leaving];
+    }
     let record = crowd.disperse().await;
     assert_eq!(record.failed, [], "of {} answered", record.answered);
     assert_eq!(cluster.network.violations(), Vec::<String>::new());
