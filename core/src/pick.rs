@@ -53,7 +53,9 @@ pub(crate) use explain::PickRecord;
 use explain::cached;
 use field::{Candidates, HealthTier};
 pub(crate) use members::{EligibleSet, EligibleSetId, EligibleSets};
-pub(crate) use pairs::{HealthRank, PartnerRank};
+#[cfg(test)]
+pub(crate) use pairs::Place;
+pub(crate) use pairs::{Distance, HealthRank, PairSite, PartnerRank, SharedPlaces};
 use pairs::{PairTable, serves_alone};
 use weighed::{MAX_WEIGHED, PickRanking};
 

@@ -320,11 +320,12 @@ impl Scheduler {
             self.endpoints
                 .candidates(eligible, &query.exclude, queue.work(), draw, now);
         let price = WastePrice::of(rules, self.endpoints.utilization(eligible, now));
+        let handovers = self.endpoints.handovers(query, model, &lookup, now);
         let prompt = CostedPrompt {
             tokens: query.prompt_tokens,
             hits: &lookup.hits,
             credit: self.rents.credit(query, now),
-            handovers: &self.endpoints.handovers(query, model, &lookup, now),
+            handovers: handovers.as_ref(),
         };
         let ranking = candidates.ranking(prompt, price);
         let Some(cost) = ranking.first().copied() else {

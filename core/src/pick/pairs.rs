@@ -9,9 +9,10 @@
 //!
 //! The prefill endpoint is chosen as any endpoint is, by the strategy: for `kv-aware` by expected
 //! cost, with late binding. Then a decode endpoint of its group is chosen: by the scheduler by
-//! what it learned, and by a picker alone by room in its memory and the size of its batch. So a
-//! choice looks at each endpoint once, and never at each pair.
+//! what it learned, and by a picker alone by room in its memory, the size of its batch, and how far
+//! it is. So a choice looks at each endpoint once, and never at each pair.
 
+mod place;
 mod rank;
 mod table;
 
@@ -19,9 +20,15 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+#[cfg(test)]
+pub(crate) use self::place::Place;
 use self::rank::DecodeRank;
-pub(crate) use self::rank::{HealthRank, PartnerRank};
 pub(super) use self::table::PairTable;
+pub(crate) use self::{
+    place::Distance,
+    rank::{HealthRank, PartnerRank},
+    table::{PairSite, SharedPlaces},
+};
 use super::{EligibleSet, NoEndpoint, Picker};
 use crate::{
     load::Load,
@@ -145,8 +152,26 @@ impl Picker {
 
     /// The group inside which the endpoint at a position is paired.
     pub(crate) fn pair_group(&self, position: usize) -> Option<usize> {
-        let group = self.pairs.as_ref()?.of[position]?;
-        Some(group as usize)
+        self.pairs.as_ref()?.group_of(position)
+    }
+
+    /// Where the endpoint at a position is among those that it may be paired with.
+    pub(crate) fn pair_site(&self, position: usize) -> Option<PairSite> {
+        self.pairs.as_ref()?.sites[position]
+    }
+
+    /// How many nodes and zones sites are numbered by.
+    pub(crate) fn shared_places(&self) -> SharedPlaces {
+        let pairs = self.pairs.as_ref();
+        pairs.map_or_else(SharedPlaces::default, |pairs| pairs.shared)
+    }
+
+    /// How far two endpoints are from each other, by position.
+    pub(crate) fn distance(&self, one: usize, other: usize) -> Distance {
+        let places = self.pairs.as_ref().map(|pairs| &pairs.places);
+        places.map_or(Distance::Elsewhere, |places| {
+            places[one].distance(places[other])
+        })
     }
 
     /// The decode endpoints of a group that hold a model, by position.
@@ -182,7 +207,8 @@ impl Picker {
             return Ok(ranked);
         }
         let start = rng.next_u64() as usize;
-        let rank = |_prefill, decode| DecodeRank::of(load(decode), rng);
+        let rank =
+            |prefill, decode| DecodeRank::of(load(decode), self.distance(prefill, decode), rng);
         self.pair_up(&ranked, is_prefill, model, start, rank)
     }
 
@@ -270,7 +296,8 @@ impl Picker {
     }
 
     /// Another decode endpoint for a prompt whose prefill is done, if the one of the pair went down
-    /// or became full meanwhile: the one in the best state of those that are neither. By position.
+    /// or became full meanwhile: the one in the best state, and near, of those that are neither. By
+    /// position.
     pub fn other_decode(
         &self,
         (prefill, decode): (usize, usize),
@@ -279,7 +306,8 @@ impl Picker {
         rng: &mut SeededRng,
     ) -> Option<usize> {
         let mut ready = |position| {
-            let rank = DecodeRank::of(load(position), rng);
+            let distance = self.distance(prefill, position);
+            let rank = DecodeRank::of(load(position), distance, rng);
             rank.is_ready().then_some((rank, position))
         };
         if ready(decode).is_some() {

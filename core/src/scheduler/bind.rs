@@ -68,7 +68,7 @@ impl Scheduler {
             tokens: query.prompt_tokens,
             hits: &lookup.hits,
             credit: self.rents.credit(query, now),
-            handovers: &[],
+            handovers: None,
         };
         let paid = candidates.rent(prompt, cost, waited.as_secs_f64()) - cost.spared;
         self.rents.bound(query, paid, now);

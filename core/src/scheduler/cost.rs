@@ -18,6 +18,7 @@
 //! fewer requests in flight, as each decoding request slows the next prefill down a little, and
 //! with less prefill lately, as its cache has the oldest content to lose.
 
+mod handovers;
 mod split;
 
 use std::ops::Range;
@@ -25,7 +26,10 @@ use std::ops::Range;
 use smallvec::SmallVec;
 
 use self::split::SplitCost;
-pub(super) use self::split::{Handover, Handovers, SplitTerms};
+pub(super) use self::{
+    handovers::{Handover, Handovers, RankedHandover},
+    split::SplitTerms,
+};
 use super::rents::PrefixCredit;
 use crate::{estimate::PositionHits, policy::KvAware, query::MAX_RANKED};
 
@@ -73,8 +77,8 @@ pub(super) struct CostedPrompt<'a> {
     pub(super) hits: &'a PositionHits,
     /// What it may spend on a copy of its common prefix.
     pub(super) credit: PrefixCredit,
-    /// That each group takes it over; empty if it is not split.
-    pub(super) handovers: &'a [Handover],
+    /// That decode endpoints take it over; absent if it is not split.
+    pub(super) handovers: Option<&'a Handovers>,
 }
 
 /// What a second of wasted prefill costs all others: γ, by the endpoint where it is wasted.
@@ -225,6 +229,7 @@ impl CandidateSet {
             let copied = f64::from(common.saturating_sub(cached)) * self.mean_per_token;
             for (candidate, endpoint) in stretch.clone().zip(&self.candidates[stretch]) {
                 let &CandidateEndpoint {
+                    position,
                     in_flight,
                     recent_prefill,
                     queue_delay,
@@ -238,7 +243,7 @@ impl CandidateSet {
                     is_pair,
                     transfer,
                     answers,
-                } = split.cost(prefill, prompt.handovers);
+                } = split.cost(position, prefill, prompt.handovers);
                 let finish = queue_delay + prefill + transfer;
                 let gamma = price.at(endpoint);
                 let spared = prompt.credit.seconds.min((1.0 + gamma) * copied);
@@ -341,7 +346,7 @@ mod tests {
                 tokens,
                 hits: &hits.into(),
                 credit: PrefixCredit::default(),
-                handovers: &[],
+                handovers: None,
             },
             price(gamma),
         )[0]
@@ -390,7 +395,7 @@ mod tests {
                 tokens: 9_000,
                 hits: &PositionHits::from_slice(&[(0, 8_000)]),
                 credit: PrefixCredit { seconds, tokens },
-                handovers: &[],
+                handovers: None,
             };
             candidates.ranking(prompt, price(1.0))[0]
         };
@@ -408,7 +413,7 @@ mod tests {
                 seconds: 0.0,
                 tokens: 8_000,
             },
-            handovers: &[],
+            handovers: None,
         };
         let chosen = candidates.ranking(prompt, price(1.0))[0];
         assert!((candidates.rent(prompt, chosen, 0.3) - 0.5).abs() < 1e-9);
@@ -443,7 +448,7 @@ mod tests {
                         tokens: 1,
                         hits: &PositionHits::new(),
                         credit: PrefixCredit::default(),
-                        handovers: &[],
+                        handovers: None,
                     },
                     price(1.0)
                 )
@@ -463,7 +468,7 @@ mod tests {
                 (candidate.position, candidate.queue_delay) = (position, f64::from(queue_delay[position as usize]) / 10.0);
             }
             let lookup: PositionHits = hits.iter().map(|(position, cached)| (*position, *cached)).collect();
-            let prompt = CostedPrompt { tokens: 6_000, hits: &lookup, credit: PrefixCredit::default(), handovers: &[] };
+            let prompt = CostedPrompt { tokens: 6_000, hits: &lookup, credit: PrefixCredit::default(), handovers: None };
             let mut costs = Vec::new();
             candidates.for_each(prompt, price(1.5), |cost| costs.push(cost));
             let cached: Vec<u32> = positions.iter().map(|position| hits.get(position).copied().unwrap_or(0)).collect();

@@ -160,11 +160,12 @@ impl Scheduler {
             .candidates(eligible, &query.exclude, queue.work(), 0.0, now);
         let utilization = self.endpoints.utilization(eligible, now);
         let price = WastePrice::of(&rules, utilization);
+        let handovers = self.endpoints.handovers(query, model, lookup, now);
         let prompt = CostedPrompt {
             tokens: query.prompt_tokens,
             hits: &lookup.hits,
             credit: self.rents.credit(query, now),
-            handovers: &self.endpoints.handovers(query, model, lookup, now),
+            handovers: handovers.as_ref(),
         };
         let mut candidates = Vec::with_capacity(set.len());
         set.for_each(prompt, price, |cost| {

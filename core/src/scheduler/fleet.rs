@@ -17,7 +17,7 @@ pub use self::pressure::PoolPressure;
 pub(super) use self::room::RoomRequirement;
 use super::{
     engine::{EndpointTerms, EngineModel, FirstByte, SentPrompt},
-    speed::{PoolDecodeSpeed, PrefillFit, PrefillSpeed, TransferSpeed, UsualSpeed},
+    speed::{PoolDecodeSpeed, PoolTransfers, PrefillFit, PrefillSpeed, UsualSpeed},
     utilization::Utilization,
 };
 use crate::{
@@ -72,7 +72,7 @@ pub(super) struct Fleet {
     utilization: Utilization,
     usual: UsualSpeed,
     /// How fast KV caches move from prefill to decode endpoints.
-    transfers: TransferSpeed,
+    transfers: PoolTransfers,
     decoding: PoolDecodeSpeed,
     /// First bytes so far.
     answers: u64,
@@ -107,7 +107,7 @@ impl Fleet {
             flights: vec![InFlightTotals::default(); endpoints],
             utilization: Utilization::idle(endpoints),
             usual,
-            transfers: TransferSpeed::default(),
+            transfers: PoolTransfers::default(),
             decoding: PoolDecodeSpeed::default(),
             answers: 0,
             ticked: Duration::ZERO,

@@ -37,8 +37,8 @@ impl Scheduler {
         let Self { endpoints, rng, .. } = self;
         let (draw, start) = (rng.unit(), rng.next_u64() as usize);
         let is_paired = |ranked: &RankedEndpoint| is_pair.contains(&ranked.position);
-        let rank = |_prefill: usize, decode: usize| {
-            endpoints.takeover_rank(decode, (query, lookup), draw, now)
+        let rank = |prefill: usize, decode: usize| {
+            endpoints.takeover_rank((prefill, decode), (query, lookup), draw, now)
         };
         let picker = endpoints.picker();
         let paired = picker.pair_up(&ranked, is_paired, model, start, rank);

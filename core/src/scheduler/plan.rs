@@ -228,16 +228,17 @@ impl Scheduler {
         let exclude = &waiting.query.exclude;
         let own = (!exclude.is_empty()).then(|| self.candidates(&set.eligible, exclude, moment));
         let candidates = own.as_ref().unwrap_or(&set.candidates);
+        let handovers = self.endpoints.handovers(
+            &waiting.query,
+            waiting.model.as_deref(),
+            &waiting.lookup,
+            now,
+        );
         let prompt = CostedPrompt {
             tokens: waiting.query.prompt_tokens,
             hits: &waiting.lookup.hits,
             credit: self.rents.credit(&waiting.query, now),
-            handovers: &self.endpoints.handovers(
-                &waiting.query,
-                waiting.model.as_deref(),
-                &waiting.lookup,
-                now,
-            ),
+            handovers: handovers.as_ref(),
         };
         let ranking = candidates.ranking(prompt, set.price);
         let Some(cost) = ranking.first().copied() else {

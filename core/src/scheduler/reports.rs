@@ -100,15 +100,8 @@ impl Scheduler {
         self.claim_answered(leg);
         let before = self.endpoints.first_byte(leg, ttft, now)?;
         match (leg.leg, self.endpoints.position(before.endpoint)) {
-            (LegId::PREFILL, _) => self.requests.prefilled(leg.request, now),
-            (LegId::MAIN, Some(position)) => {
-                let mark = self.endpoints.occupancy(position, now);
-                if let Some((tokens, took)) = self.requests.answering(leg.request, mark, now) {
-                    // A leg that was sent after the prefill knows better than two reports.
-                    let took = ttft.map_or(took, |ttft| ttft.min(took));
-                    self.endpoints.transferred(tokens, took);
-                }
-            }
+            (LegId::PREFILL, _) => self.requests.prefilled(leg.request, before.endpoint, now),
+            (LegId::MAIN, Some(position)) => self.answering(leg.request, position, ttft, now),
             _ => {}
         }
         Some(before)
@@ -295,6 +288,27 @@ impl Scheduler {
             && let Some(sent) = self.requests.take_claim(leg.request)
         {
             self.endpoints.claim_answered(position, sent);
+        }
+    }
+
+    /// The answer of a request begins at a position: of a pair, that shows how long the transfer
+    /// took.
+    fn answering(
+        &mut self,
+        request: RequestKey,
+        position: usize,
+        ttft: Option<Duration>,
+        now: Duration,
+    ) {
+        let mark = self.endpoints.occupancy(position, now);
+        let Some(moved) = self.requests.answering(request, mark, now) else {
+            return;
+        };
+        if let Some(prefill) = self.endpoints.position(moved.from) {
+            // A leg that was sent after the prefill knows better than two reports.
+            let took = ttft.map_or(moved.took, |ttft| ttft.min(moved.took));
+            self.endpoints
+                .transferred((prefill, position), moved.tokens, took);
         }
     }
 

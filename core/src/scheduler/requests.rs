@@ -21,6 +21,7 @@ use crate::{
     ledger::{Ledger, RequestKey},
     policy::QueueLimits,
     query::Query,
+    snapshot::EndpointId,
 };
 
 /// Metadata of requests that ended without a report, kept at most.
@@ -55,10 +56,21 @@ pub(super) struct RequestMetadata {
 pub(super) struct RequestProgress {
     /// Tokens that its decode endpoint takes over, of a pair.
     pub(super) moves: u32,
-    /// When its prefill leg was answered.
-    pub(super) prefilled: Option<Duration>,
+    /// Where its prefill leg was answered, and when.
+    pub(super) prefilled: Option<(EndpointId, Duration)>,
     /// When its answer began; `None` if the answer comes as a whole.
     pub(super) answering: Option<OccupancyMark>,
+}
+
+/// What the first token of a pair's answer shows of the transfer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MovedPrompt {
+    /// Where its prompt was computed.
+    pub(super) from: EndpointId,
+    /// Tokens that its decode endpoint took over.
+    pub(super) tokens: u32,
+    /// From the answer of the prefill leg to the first token.
+    pub(super) took: Duration,
 }
 
 /// The queue has no room for a request, and the fair share of its tenant is used.
@@ -162,21 +174,20 @@ impl PoolRequests {
         }
     }
 
-    /// The prefill leg of a request that was booked as a pair was answered.
-    pub(super) fn prefilled(&mut self, key: RequestKey, now: Duration) {
+    /// The prefill leg of a request that was booked as a pair was answered by this endpoint.
+    pub(super) fn prefilled(&mut self, key: RequestKey, endpoint: EndpointId, now: Duration) {
         if let Some(metadata) = self.metadata.get_mut(&key) {
-            metadata.progress.prefilled = Some(now);
+            metadata.progress.prefilled = Some((endpoint, now));
         }
     }
 
-    /// The answer of a request begins. Returns the tokens that were taken over for it and how long
-    /// that took, if that shows.
+    /// The answer of a request begins. Returns what was taken over for it, if that shows.
     pub(super) fn answering(
         &mut self,
         key: RequestKey,
         mark: OccupancyMark,
         now: Duration,
-    ) -> Option<(u32, Duration)> {
+    ) -> Option<MovedPrompt> {
         let metadata = self.metadata.get_mut(&key)?;
         if metadata.query.non_streaming {
             return None;
@@ -184,8 +195,12 @@ impl PoolRequests {
         let progress = &mut metadata.progress;
         progress.answering = Some(mark);
         metadata.prefill?;
-        let took = now.saturating_sub(progress.prefilled?);
-        Some((progress.moves, took))
+        let (from, prefilled) = progress.prefilled?;
+        Some(MovedPrompt {
+            from,
+            tokens: progress.moves,
+            took: now.saturating_sub(prefilled),
+        })
     }
 
     /// What was claimed of an open request for the engine's counters, the first time.

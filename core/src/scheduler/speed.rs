@@ -26,6 +26,7 @@
 
 mod decode;
 mod fit;
+mod pool_transfers;
 mod transfer;
 mod usual;
 
@@ -34,7 +35,8 @@ use std::time::Duration;
 pub(super) use decode::{DecodeSample, DecodeSpeed, MeanOccupancy, PoolDecodeSpeed};
 pub(super) use fit::PrefillFit;
 use fit::PrefillMeasure;
-pub(super) use transfer::TransferSpeed;
+pub(super) use pool_transfers::PoolTransfers;
+use transfer::TransferSpeed;
 pub(super) use usual::UsualSpeed;
 
 use crate::ledger::RequestKey;

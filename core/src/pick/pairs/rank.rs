@@ -1,5 +1,6 @@
 //! How well a decode endpoint can take a request over, by its load alone.
 
+use super::Distance;
 use crate::{
     load::{EngineSample, Health, Load},
     rng::SeededRng,
@@ -21,7 +22,8 @@ pub(crate) struct DecodeRank {
     tier: HealthRank,
     is_full: bool,
     /// The requests that it would generate for at once, per share of its memory that is free. A
-    /// larger batch makes every token slower, and memory that runs out preempts requests.
+    /// larger batch makes every token slower, and memory that runs out preempts requests. One that
+    /// is near may have up to one more.
     crowd: f32,
 }
 
@@ -58,7 +60,8 @@ impl DecodeRank {
         self.tier == HealthRank::Ready && !self.is_full
     }
 
-    pub(super) fn of(load: Load, rng: &mut SeededRng) -> Self {
+    /// Of a decode endpoint at this distance from where the prompt is computed.
+    pub(super) fn of(load: Load, distance: Distance, rng: &mut SeededRng) -> Self {
         let Load {
             in_flight,
             sample,
@@ -73,7 +76,7 @@ impl DecodeRank {
         Self {
             tier: HealthRank::of(health, rng.unit()),
             is_full: used >= FULL,
-            crowd: (batch + 1) as f32 / (1.0 - used.min(FULL)),
+            crowd: ((batch + 1) as f32 - distance.handicap()) / (1.0 - used.min(FULL)),
         }
     }
 }

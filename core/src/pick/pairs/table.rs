@@ -1,9 +1,12 @@
 //! The pairs of a pool: groups of endpoints that may be paired with each other, and who may serve a
 //! request that is split.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-use super::serves_alone;
+use super::{place::Place, serves_alone};
 use crate::{
     pick::EligibleSetId,
     snapshot::{Endpoint, Pool, Role},
@@ -13,8 +16,12 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::pick) struct PairTable {
     pub(super) groups: Vec<PairGroup>,
-    /// The group of each endpoint, by position; `None` for those without a partner.
-    pub(super) of: Vec<Option<u32>>,
+    /// Of each endpoint, by position; `None` for those without a partner.
+    pub(super) sites: Vec<Option<PairSite>>,
+    /// Where each endpoint runs, by position.
+    pub(super) places: Vec<Place>,
+    /// The number of nodes and of zones that are shared by both sides of a group.
+    pub(super) shared: SharedPlaces,
     /// The sets of split requests that name no model, or one that every endpoint holds.
     pub(super) everyone: SplitSets,
     /// Those of each model, by its position in the pool's models.
@@ -28,6 +35,25 @@ pub(super) struct PairGroup {
     pub(super) decodes: Vec<u32>,
     /// In front of this group.
     pub(super) leaders: Vec<u32>,
+}
+
+/// Where an endpoint is among those that it may be paired with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PairSite {
+    /// Its group.
+    pub(crate) group: u32,
+    pub(crate) place: Place,
+    /// The number of its group and its zone, if both sides of the group are there.
+    pub(crate) zone: Option<u32>,
+    /// The number of its group and its node, if both sides of the group are there.
+    pub(crate) node: Option<u32>,
+}
+
+/// How many numbers a [`PairSite`] has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SharedPlaces {
+    pub(crate) zones: usize,
+    pub(crate) nodes: usize,
 }
 
 /// What the endpoints of a [`PairGroup`] have in common: the group's name, and their version.
@@ -85,12 +111,8 @@ impl PairTable {
                 && (!rules.dialect.needs_leader() || !group.leaders.is_empty())
         };
         let groups: Vec<PairGroup> = groups.into_values().filter(is_usable).collect();
-        let mut of = vec![None; pool.endpoints.len()];
-        for (index, group) in groups.iter().enumerate() {
-            for &position in group.prefills.iter().chain(&group.decodes) {
-                of[position as usize] = Some(index as u32);
-            }
-        }
+        let places = Place::of(pool);
+        let (sites, shared) = sites(&groups, &places);
         let none = SplitSets {
             first: EligibleSetId::EVERYONE,
             compared: EligibleSetId::EVERYONE,
@@ -98,7 +120,9 @@ impl PairTable {
         };
         Some(Self {
             groups,
-            of,
+            sites,
+            places,
+            shared,
             everyone: none,
             models: Vec::new(),
         })
@@ -114,14 +138,19 @@ impl PairTable {
         let is = |role| move |position: &usize| pool.endpoints[*position].role == role;
         let paired = holders
             .clone()
-            .filter(|&position| self.of[position].is_some());
+            .filter(|&position| self.sites[position].is_some());
         let decodes: Vec<usize> = paired.clone().filter(is(Role::Decode)).collect();
         let mut has_decode = vec![false; self.groups.len()];
-        for group in decodes.iter().filter_map(|&position| self.of[position]) {
-            has_decode[group as usize] = true;
+        for group in decodes
+            .iter()
+            .filter_map(|&position| self.group_of(position))
+        {
+            has_decode[group] = true;
         }
-        let has_partner =
-            |position: &usize| self.of[*position].is_some_and(|group| has_decode[group as usize]);
+        let has_partner = |position: &usize| {
+            self.group_of(*position)
+                .is_some_and(|group| has_decode[group])
+        };
         if !paired
             .filter(is(Role::Prefill))
             .any(|prefill| has_partner(&prefill))
@@ -159,7 +188,54 @@ impl PairTable {
         self.models = has_own.map(&mut of_model).collect();
     }
 
-    pub(super) fn group(&self, position: usize) -> Option<&PairGroup> {
-        Some(&self.groups[self.of[position]? as usize])
+    /// The index of an endpoint's group.
+    pub(super) fn group_of(&self, position: usize) -> Option<usize> {
+        Some(self.sites[position]?.group as usize)
     }
+
+    pub(super) fn group(&self, position: usize) -> Option<&PairGroup> {
+        Some(&self.groups[self.group_of(position)?])
+    }
+}
+
+/// The site of each endpoint, by position.
+fn sites(groups: &[PairGroup], places: &[Place]) -> (Vec<Option<PairSite>>, SharedPlaces) {
+    let mut sites = vec![None; places.len()];
+    let (mut zones, mut nodes) = (0, 0);
+    for (index, group) in groups.iter().enumerate() {
+        let shared_zones = shared(group, &mut zones, |position| places[position].zone);
+        let shared_nodes = shared(group, &mut nodes, |position| places[position].node);
+        for &position in group.prefills.iter().chain(&group.decodes) {
+            let place = places[position as usize];
+            sites[position as usize] = Some(PairSite {
+                group: index as u32,
+                place,
+                zone: shared_zones.get(&place.zone).copied(),
+                node: shared_nodes.get(&place.node).copied(),
+            });
+        }
+    }
+    let shared = SharedPlaces {
+        zones: zones as usize,
+        nodes: nodes as usize,
+    };
+    (sites, shared)
+}
+
+/// The places where both sides of a group are, with numbers from `next` on.
+fn shared(group: &PairGroup, next: &mut u32, place: impl Fn(usize) -> u32) -> HashMap<u32, u32> {
+    let prefills: HashSet<u32> = (group.prefills.iter())
+        .map(|&position| place(position as usize))
+        .collect();
+    let mut numbers = HashMap::new();
+    for &position in &group.decodes {
+        let place = place(position as usize);
+        if prefills.contains(&place) {
+            numbers.entry(place).or_insert_with(|| {
+                *next += 1;
+                *next - 1
+            });
+        }
+    }
+    numbers
 }

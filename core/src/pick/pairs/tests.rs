@@ -6,7 +6,10 @@ use crate::{
     load::{EngineSample, Health},
     pick::PickRequest,
     policy::{DisaggregationPolicy, KvAware, PairDialect, PoolPolicy, Strategy},
-    snapshot::{Endpoint, EndpointId, EngineRank, Model, ModelHolders, PairingFacts, PoolSpec},
+    snapshot::{
+        Endpoint, EndpointId, EndpointLocation, EngineRank, Model, ModelHolders, PairingFacts,
+        PoolSpec,
+    },
 };
 
 /// A pool of endpoints with these roles and groups; their ids are their positions.
@@ -32,6 +35,31 @@ fn pool(dialect: PairDialect, endpoints: &[(Role, &str)]) -> Pool {
         spec: Arc::new(PoolSpec::new("chat", policy)),
         models: Collection::default(),
         endpoints: endpoints.iter().enumerate().map(endpoint).collect(),
+    }
+}
+
+/// A pool of aggregated endpoints with these facts, in their order.
+pub(super) fn placed(facts: impl Iterator<Item = PairingFacts>) -> Pool {
+    let facts: Vec<PairingFacts> = facts.collect();
+    let plain = pool(
+        PairDialect::VllmNixl,
+        &vec![(Role::Aggregate, ""); facts.len()],
+    );
+    located(&plain, facts)
+}
+
+/// A pool whose endpoints have these facts.
+fn located(plain: &Pool, facts: Vec<PairingFacts>) -> Pool {
+    let endpoints = plain.endpoints.iter().zip(facts);
+    let endpoints = endpoints.map(|(endpoint, pairing)| {
+        Arc::new(Endpoint {
+            pairing,
+            ..(**endpoint).clone()
+        })
+    });
+    Pool {
+        endpoints: endpoints.collect(),
+        ..plain.clone()
     }
 }
 
@@ -337,6 +365,44 @@ fn the_only_prefill_endpoint_is_one_server_if_no_other_endpoint_serves_alone() {
     assert_eq!(picker(PairDialect::Sglang, &TWO_BY_TWO).servers(None), 2);
     let without_pairs = [(Role::Aggregate, ""), (Role::Decode, "")];
     assert_eq!(picker(PairDialect::Sglang, &without_pairs).servers(None), 1);
+}
+
+#[test]
+fn a_decode_endpoint_that_is_near_may_have_up_to_one_request_more() {
+    let location = |zone: &str| PairingFacts {
+        location: EndpointLocation {
+            node: None,
+            zone: Some(zone.into()),
+        },
+        ..PairingFacts::default()
+    };
+    let plain = pool(PairDialect::VllmNixl, &TWO_BY_TWO);
+    let zones = ["a", "b", "a", "b"].map(location);
+    let picker = Picker::build(Arc::new(located(&plain, zones.to_vec())));
+    let first = |near: u32, far: u32| {
+        let loads = [load(0, 0.0), load(9, 0.0), load(near, 0.2), load(far, 0.2)];
+        placements(&picker, |position| loads[position])[0]
+    };
+    assert_eq!(first(3, 3), (0, 2));
+    assert_eq!(
+        first(3, 2),
+        (0, 3),
+        "half a request is what a zone is worth"
+    );
+    let other = |near: u32, far: u32| {
+        let loads = [Load::default(), load(near, 0.96), load(far, 0.2)];
+        let all_near = [
+            ("a", Role::Prefill),
+            ("a", Role::Decode),
+            ("b", Role::Decode),
+        ];
+        let roles = all_near.map(|(_, role)| (role, ""));
+        let zones = all_near.map(|(zone, _)| location(zone)).to_vec();
+        let plain = pool(PairDialect::VllmNixl, &roles);
+        let picker = Picker::build(Arc::new(located(&plain, zones)));
+        picker.other_decode((0, 1), None, |at| loads[at], &mut SeededRng::new(1))
+    };
+    assert_eq!(other(1, 9), Some(2), "the near one is full");
 }
 
 #[test]

@@ -18,9 +18,16 @@ const ANSWER_WEIGHT: f64 = 0.08;
 const LEAST_DECODING: f64 = 0.05;
 
 impl Fleet {
-    /// A decode endpoint took `tokens` tokens over in this time.
-    pub(in crate::scheduler) fn transferred(&mut self, tokens: u32, took: Duration) {
-        self.transfers.transferred(tokens, took, self.answers);
+    /// The decode endpoint of a pair took `tokens` tokens over in this time.
+    pub(in crate::scheduler) fn transferred(
+        &mut self,
+        (prefill, decode): (usize, usize),
+        tokens: u32,
+        took: Duration,
+    ) {
+        let distance = self.picker.distance(prefill, decode);
+        self.transfers
+            .transferred(distance, (tokens, took), self.answers);
     }
 
     /// What the endpoint at a position does at once is remembered from this moment on.
@@ -72,7 +79,7 @@ impl Fleet {
     }
 
     /// Answers that are generated at a position, or will be.
-    fn batch(&self, position: usize) -> f64 {
+    pub(super) fn batch(&self, position: usize) -> f64 {
         let flight = self.flights[position];
         let sample = self.loads[position].sample;
         // Requests of other clients are in the sample only; ours of this moment are in flight only.

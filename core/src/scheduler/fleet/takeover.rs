@@ -1,14 +1,14 @@
 //! What it costs that a decode endpoint takes a prompt over from the endpoint that computed it, and
 //! which one does so best.
 
-use std::time::Duration;
+use std::{cmp::Ordering, time::Duration};
 
 use super::Fleet;
 use crate::{
-    pick::{HealthRank, PartnerRank},
+    pick::{Distance, HealthRank, PartnerRank},
     query::Query,
     scheduler::{
-        cost::{Handover, Handovers, SplitTerms},
+        cost::{Handover, Handovers, RankedHandover, SplitTerms},
         lookup::CacheLookup,
     },
     snapshot::Role,
@@ -25,13 +25,17 @@ const ENGINE_WAIT: Duration = Duration::from_secs(2);
 const CACHE_LOSS: f64 = 0.2;
 
 /// How well a decode endpoint takes a prompt over: less is better.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::scheduler) struct TakeoverRank {
     health: HealthRank,
-    /// Its memory does not take the prompt without preempting others.
-    is_full: bool,
-    /// Seconds, of transfer and of answers.
-    cost: f64,
+    ranked: RankedHandover,
+}
+
+impl PartialOrd for TakeoverRank {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        let health = self.health.cmp(&other.health);
+        Some(health.then_with(|| self.ranked.compare(&other.ranked)))
+    }
 }
 
 impl PartnerRank for TakeoverRank {
@@ -47,11 +51,11 @@ impl Fleet {
             return SplitTerms::default();
         }
         let is_prefill = self.pool().endpoints[position].role == Role::Prefill;
-        let group = self.picker.pair_group(position).filter(|_| is_prefill);
-        if group.is_some() {
+        let site = self.picker.pair_site(position).filter(|_| is_prefill);
+        if site.is_some() {
             return SplitTerms {
                 serves_alone: false,
-                group,
+                site,
                 delay: 0.0,
                 answer: 0.0,
             };
@@ -63,55 +67,45 @@ impl Fleet {
         };
         SplitTerms {
             serves_alone: true,
-            group,
+            site,
             delay: self.delay(position) + loss,
             answer: self.answer(position, now),
         }
     }
 
-    /// That each group takes this prompt over. Empty if the request is not split.
+    /// That decode endpoints take this prompt over; `None` if the request is not split.
     pub(in crate::scheduler) fn handovers(
         &self,
         query: &Query,
         model: Option<&str>,
         lookup: &CacheLookup,
         now: Duration,
-    ) -> Handovers {
+    ) -> Option<Handovers> {
         if !query.split {
-            return Handovers::new();
+            return None;
         }
-        let groups = 0..self.picker.pair_groups();
-        let handover = |group| {
-            let decodes = self.picker.decodes(group, model);
-            let ready = decodes.filter(|&position| self.loads[position].health.takes_turns());
-            let handovers = ready.map(|position| {
-                let handover = self.handover(position, query, lookup, now);
-                (!self.takes(position, query), handover)
-            });
-            let cost = |handover: &Handover| handover.transfer + handover.answer;
-            let best = handovers.min_by(|(is_full, one), (other_is_full, other)| {
-                let full = is_full.cmp(other_is_full);
-                full.then(cost(one).total_cmp(&cost(other)))
-            });
-            best.map_or(Handover::IMPOSSIBLE, |(_, handover)| handover)
-        };
-        groups.map(handover).collect()
+        let groups = self.picker.pair_groups();
+        let decodes = (0..groups).flat_map(|group| self.picker.decodes(group, model));
+        let ready = decodes.filter(|&position| self.loads[position].health.takes_turns());
+        let sited = ready.filter_map(|position| Some((position, self.picker.pair_site(position)?)));
+        let shared = self.picker.shared_places();
+        let weigh = |position, distance| self.handover(position, distance, (query, lookup), now);
+        Some(Handovers::of(groups, shared, sited, weigh))
     }
 
-    /// How well the decode endpoint at a position takes this prompt over; `draw` decides whether it
-    /// is its turn, if it warms up.
+    /// How well the decode endpoint of a pair takes this prompt over; `draw` decides whether it is
+    /// its turn, if it warms up.
     pub(in crate::scheduler) fn takeover_rank(
         &self,
-        position: usize,
-        (query, lookup): (&Query, &CacheLookup),
+        (prefill, decode): (usize, usize),
+        prompt: (&Query, &CacheLookup),
         draw: f32,
         now: Duration,
     ) -> TakeoverRank {
-        let handover = self.handover(position, query, lookup, now);
+        let distance = self.picker.distance(prefill, decode);
         TakeoverRank {
-            health: HealthRank::of(self.loads[position].health, draw),
-            is_full: !self.takes(position, query),
-            cost: handover.transfer + handover.answer,
+            health: HealthRank::of(self.loads[decode].health, draw),
+            ranked: self.handover(decode, distance, prompt, now),
         }
     }
 
@@ -124,17 +118,17 @@ impl Fleet {
         now: Duration,
     ) -> Option<usize> {
         let group = self.picker.pair_group(prefill)?;
-        let ranked = self.picker.decodes(group, model).map(|position| {
-            let rank = self.takeover_rank(position, (query, lookup), 0.0, now);
-            (rank, position)
+        let ranked = self.picker.decodes(group, model).map(|decode| {
+            let rank = self.takeover_rank((prefill, decode), (query, lookup), 0.0, now);
+            (rank, decode)
         });
         let best = ranked.reduce(|best, other| if other.0 < best.0 { other } else { best });
-        best.map(|(_, position)| position)
+        best.map(|(_, decode)| decode)
     }
 
     /// Whether pairs have shown how long transfers take.
     pub(in crate::scheduler) fn are_transfers_known(&self) -> bool {
-        self.transfers.seconds(0.0).is_some()
+        self.transfers.are_known()
     }
 
     /// Whether a decode endpoint that could take over from this position in `seconds` will then have
@@ -179,17 +173,28 @@ impl Fleet {
             || engine.fits_after(freed, self.memory(position, query))
     }
 
+    /// That the decode endpoint at a position takes this prompt over from a distance.
     fn handover(
         &self,
         position: usize,
-        query: &Query,
-        lookup: &CacheLookup,
+        distance: Distance,
+        (query, lookup): (&Query, &CacheLookup),
         now: Duration,
-    ) -> Handover {
-        let moved = self.moved_tokens(position, query, lookup);
-        Handover {
-            transfer: self.transfers.seconds(moved.into()).unwrap_or(0.0),
-            answer: self.answer(position, now),
+    ) -> RankedHandover {
+        let moved = self.moved_tokens(position, query, lookup).into();
+        // Where nothing shows what a larger batch costs, the nearest endpoint would get all of them.
+        let transfer = if self.decoding.slows_with_batch() {
+            self.transfers.seconds_over(distance, moved)
+        } else {
+            self.transfers.seconds(moved)
+        };
+        RankedHandover {
+            is_full: !self.takes(position, query),
+            handover: Handover {
+                transfer: transfer.unwrap_or(0.0),
+                answer: self.answer(position, now),
+            },
+            batch: self.batch(position) as f32 - distance.handicap(),
         }
     }
 

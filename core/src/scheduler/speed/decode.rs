@@ -164,6 +164,11 @@ impl PoolDecodeSpeed {
         Some(self.line?.seconds(batch, context))
     }
 
+    /// Whether answers have shown that a larger batch is slower.
+    pub(in crate::scheduler) fn slows_with_batch(&self) -> bool {
+        self.line.is_some_and(|line| line.per_request > 0.0)
+    }
+
     /// What the line says of a sample.
     pub(in crate::scheduler) fn expected(&self, sample: DecodeSample) -> Option<f64> {
         let DecodeSample { during, .. } = sample;

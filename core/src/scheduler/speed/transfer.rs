@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The line is fitted to the last [`WINDOW`] pairs, as those of prefill are, so that a fifth of
-//! them may be nonsense. It is of all pairs of a pool: P × D lines would hardly have a sample each.
+//! them may be nonsense. It is of many pairs of a pool: P × D lines would hardly have a sample each.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -21,8 +21,10 @@ use super::{
 const OUTDATED: u64 = 512;
 
 /// See the module.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(in crate::scheduler) struct TransferSpeed {
+    /// First bytes of the pool without a sample after which nothing counts as known.
+    outdated: u64,
     /// Oldest first.
     samples: VecDeque<MeanPrompt>,
     line: Option<TransferLine>,
@@ -36,7 +38,23 @@ struct TransferLine {
     per_token: f64,
 }
 
+impl Default for TransferSpeed {
+    fn default() -> Self {
+        Self::known_for(OUTDATED)
+    }
+}
+
 impl TransferSpeed {
+    /// One that is known for this many first bytes of the pool after its latest sample.
+    pub(super) const fn known_for(outdated: u64) -> Self {
+        Self {
+            outdated,
+            samples: VecDeque::new(),
+            line: None,
+            sampled: 0,
+        }
+    }
+
     /// `tokens` were taken over in this time; the pool has given `answers` first bytes.
     pub(in crate::scheduler) fn transferred(&mut self, tokens: u32, took: Duration, answers: u64) {
         self.review(answers);
@@ -52,8 +70,8 @@ impl TransferSpeed {
 
     /// The pool has given `answers` first bytes: what was learned long ago is not known any more.
     pub(in crate::scheduler) fn review(&mut self, answers: u64) {
-        if answers.saturating_sub(self.sampled) > OUTDATED {
-            *self = Self::default();
+        if answers.saturating_sub(self.sampled) > self.outdated {
+            *self = Self::known_for(self.outdated);
         }
     }
 

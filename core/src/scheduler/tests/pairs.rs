@@ -7,6 +7,8 @@ use crate::{
     query::DecodePartner,
 };
 
+mod distance;
+
 /// Endpoints with these roles; their ids are their positions.
 pub(super) fn pool_of(dialect: PairDialect, roles: &[Role]) -> Arc<Pool> {
     let plain = pool(KvAware::default(), roles.len() as u64);

@@ -14,6 +14,7 @@ mod stalls;
 mod stated;
 mod trtllm;
 mod vllm_mooncake;
+mod zones;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -278,7 +279,10 @@ impl PairedFleet {
 
 /// Bookings of the control plane.
 async fn bookings(fleet: &PairedFleet) -> f64 {
-    let control = fleet.control.as_ref().expect("it runs");
+    booked_by(fleet.control.as_ref().expect("it runs")).await
+}
+
+async fn booked_by(control: &Plane<control::ControlPlane>) -> f64 {
     let admin = control.bound.admin.expect("an admin port");
     let series = "hermes_control_plane_bookings{pool=\"chat\"}";
     metric(&format!("http://{admin}"), series).await

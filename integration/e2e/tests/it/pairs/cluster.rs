@@ -21,7 +21,7 @@ pub(super) struct PairedCluster {
     /// Every pod there ever was.
     pub(super) pods: Vec<EnginePod>,
     pub(super) proxy: Plane<data::DataPlane>,
-    _control: Plane<control::ControlPlane>,
+    pub(super) control: Plane<control::ControlPlane>,
 }
 
 /// A pod, and the engine in it.
@@ -75,12 +75,17 @@ impl PairedCluster {
             network: Arc::default(),
             pods: Vec::new(),
             proxy,
-            _control: control,
+            control,
         }
     }
 
     /// Adds a pod of this role and version, and waits until the proxy knows it.
     pub(super) async fn add(&mut self, role: &'static str, version: &'static str) {
+        self.add_in("", role, version).await;
+    }
+
+    /// The same, in a zone.
+    pub(super) async fn add_in(&mut self, zone: &str, role: &'static str, version: &'static str) {
         let pair = match role {
             "prefill" => Some(PairRole::Prefill),
             "decode" => Some(PairRole::Decode),
@@ -95,7 +100,10 @@ impl PairedCluster {
         };
         let engine = Engine::start(engine).await.expect("starts");
         let name = format!("{role}-{}", self.pods.len());
-        self.api.apply(&pod(&name, role, version, &engine));
+        let mut pod = pod(&name, role, version, &engine);
+        let labels = pod.metadata.labels.get_or_insert_default();
+        labels.insert("topology.kubernetes.io/zone".to_owned(), zone.to_owned());
+        self.api.apply(&pod);
         self.pods.push(EnginePod {
             name,
             version,
