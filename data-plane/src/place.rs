@@ -302,7 +302,7 @@ impl Placer {
         let context = propagation::egress(&span, &guard.trace.incoming);
         let mut rng = SeededRng::new(self.seed(guard.id));
         let hashed = self.access_log.has_listeners();
-        let query = request.query(&spec.policy, hashed);
+        let query = request.query(spec, hashed);
         guard.set_query(&query, request);
         let wanted = SelectionRequest {
             pool,

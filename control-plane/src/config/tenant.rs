@@ -1,11 +1,14 @@
 //! What identifies the tenants of a pool.
 
-use hermes_core::policy::TenantKey;
+use hermes_core::{inference_pool::FAIRNESS_HEADERS, policy::TenantKey};
 
 use super::{header, key::ValueType, node::Node, section::Section};
 
 /// What it may be.
-const EXPECTED: &str = "`none`, `key`, `model` or `header:NAME`";
+const EXPECTED: &str = "`none`, `key`, `model`, `fairness-id` or `header:NAME`";
+
+/// The word for a header of llm-d, by both of its names.
+const FAIRNESS_ID: &str = "fairness-id";
 
 /// The key `tenant`.
 pub(super) fn read(section: &mut Section<'_>) -> TenantKey {
@@ -14,7 +17,8 @@ pub(super) fn read(section: &mut Section<'_>) -> TenantKey {
             "tenant",
             ValueType::Text(EXPECTED),
             "What identifies a tenant, for fair queueing: nothing, the model's name, or what clients cannot make up: a \
-             header that a gateway in front sets, or the API key, if a gateway verifies it.",
+             header that a gateway in front sets (`fairness-id` is `header:x-llm-d-inference-fairness-id`, also by its older \
+             name `x-gateway-inference-fairness-id`), or the API key, if a gateway verifies it.",
             parse,
             show,
         )
@@ -27,6 +31,7 @@ fn parse(node: &Node<'_>) -> Option<TenantKey> {
         ("none", _) => Some(TenantKey::None),
         ("key", _) => Some(TenantKey::Key),
         ("model", _) => Some(TenantKey::Model),
+        (FAIRNESS_ID, _) => Some(TenantKey::Header(FAIRNESS_HEADERS[0].into())),
         (_, Some(name)) if name.to_ascii_lowercase().starts_with("x-hermes-") => {
             node.wrong("use another header: proxies remove those that begin with x-hermes-")
         }
@@ -40,6 +45,7 @@ fn show(key: &TenantKey) -> String {
         TenantKey::None => "none".to_owned(),
         TenantKey::Key => "key".to_owned(),
         TenantKey::Model => "model".to_owned(),
+        TenantKey::Header(name) if **name == *FAIRNESS_HEADERS[0] => FAIRNESS_ID.to_owned(),
         TenantKey::Header(name) => format!("header:{name}"),
     }
 }
@@ -64,6 +70,16 @@ mod tests {
         );
         assert_eq!(read_value("model"), Some(TenantKey::Model));
         assert_eq!(read_value("none"), Some(TenantKey::None));
+    }
+
+    #[test]
+    fn a_fairness_id_is_a_header_of_llm_d() {
+        let key = read_value("fairness-id").expect("known");
+        assert_eq!(
+            key,
+            TenantKey::Header("x-llm-d-inference-fairness-id".into())
+        );
+        assert_eq!(show(&key), "fairness-id");
     }
 
     #[test]

@@ -1,9 +1,22 @@
 //! What objects of Kubernetes beside an `InferencePool` say of a pool: by which Services gateways
-//! reach its picker, and which objectives its requests may name.
+//! reach its picker, and which objectives its requests may name; and the headers of its requests.
 
 use std::sync::Arc;
 
 use serde::Serialize;
+
+/// The headers that name the objective of a request: llm-d's, and the one that it had before.
+pub const OBJECTIVE_HEADERS: [&str; 2] = [
+    "x-llm-d-inference-objective",
+    "x-gateway-inference-objective",
+];
+
+/// The headers that name the flow to which a request belongs, between which queueing is fair:
+/// llm-d's, and the one that it had before.
+pub const FAIRNESS_HEADERS: [&str; 2] = [
+    "x-llm-d-inference-fairness-id",
+    "x-gateway-inference-fairness-id",
+];
 
 /// A Service by which gateways reach the picker of a pool: `endpointPickerRef` of an
 /// `InferencePool`.

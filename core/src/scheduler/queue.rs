@@ -9,12 +9,14 @@
 //! longest prompts.
 //!
 //! Bounded by count, bytes and time; removal takes constant time at any place. When the queue is
-//! full, the tenant with the most requests loses one in favor of those with less.
+//! full, a request of a priority below 0 leaves it first; without one, the tenant with the most
+//! requests loses one in favor of those with less.
 //!
 //! Invariants: a set without queued requests has no queue; [`QueuedWork`] is the sum over the
 //! requests that are queued.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, btree_map, hash_map::Entry},
     ops::Bound,
     sync::Arc,
@@ -55,6 +57,9 @@ pub(super) struct RequestQueue {
     bytes: u64,
     /// Seconds of prefill.
     service: f64,
+    /// Requests of priorities below 0 in the order in which they are evicted: by priority, and of
+    /// one priority the newest first.
+    sheddable: BTreeSet<(i32, Reverse<Duration>, RequestKey)>,
     /// When each request leaves unbound.
     limits: BTreeSet<(Duration, RequestKey)>,
     work: QueuedWork,
@@ -80,6 +85,7 @@ impl RequestQueue {
             tenants: HashMap::default(),
             bytes: 0,
             service: 0.0,
+            sheddable: BTreeSet::new(),
             limits: BTreeSet::new(),
             work: QueuedWork::none(endpoints),
             turn: None,
@@ -129,6 +135,13 @@ impl RequestQueue {
     pub(super) fn has_room(&self, limits: &policy::QueueLimits, bytes: u64) -> bool {
         self.len() < limits.max_requests as usize
             && self.bytes.saturating_add(bytes) <= limits.max_bytes
+    }
+
+    /// The request that is evicted for one more of this priority when there is no room, whatever
+    /// their tenants: one of a priority below 0, and below the other's.
+    pub(super) fn shed_candidate(&self, priority: i32) -> Option<RequestKey> {
+        let (lowest, _, key) = self.sheddable.first()?;
+        (*lowest < priority).then_some(*key)
     }
 
     /// The request that is evicted for one more of this tenant when there is no room: the newest
@@ -225,6 +238,7 @@ impl RequestQueue {
         }
         self.bytes -= waiting.query.prompt_bytes;
         self.limits.remove(&(waiting.until, waiting.key));
+        self.sheddable.remove(&shed_order(waiting));
         // Nothing is left of rounding when the last one leaves.
         self.service = if self.places.is_empty() {
             0.0
@@ -237,6 +251,11 @@ impl RequestQueue {
                 count.remove();
             }
         }
+    }
+
+    /// The priority of a queued request.
+    pub(super) fn priority(&self, key: RequestKey) -> Option<i32> {
+        self.get(key).map(|waiting| waiting.query.priority)
     }
 
     fn get(&self, key: RequestKey) -> Option<&QueuedRequest> {
@@ -319,6 +338,9 @@ impl RequestQueue {
         self.bytes += waiting.query.prompt_bytes;
         self.service += waiting.service;
         self.limits.insert((waiting.until, key));
+        if waiting.query.priority < 0 {
+            self.sheddable.insert(shed_order(&waiting));
+        }
         let tenant = waiting.query.tenant.unwrap_or_default();
         *self.tenants.entry(tenant).or_default() += 1;
         let queue = self.sets.entry(set);
@@ -330,6 +352,11 @@ impl RequestQueue {
     fn ranks(&self) -> impl Iterator<Item = &UrgencyEntry> {
         self.sets.values().flat_map(|queue| &queue.ranks)
     }
+}
+
+/// Where a request of a priority below 0 stands among those that are evicted first.
+const fn shed_order(waiting: &QueuedRequest) -> (i32, Reverse<Duration>, RequestKey) {
+    (waiting.query.priority, Reverse(waiting.since), waiting.key)
 }
 
 #[cfg(test)]

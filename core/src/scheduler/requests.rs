@@ -87,8 +87,8 @@ impl PoolRequests {
         }
     }
 
-    /// Makes room in the queue for a request of this size and tenant, by the eviction of at most
-    /// one other. `lanes` is the number of prompts that the pool computes at once.
+    /// Makes room in the queue for a request of this size, priority and tenant, by the eviction of
+    /// at most one other. `lanes` is the number of prompts that the pool computes at once.
     ///
     /// # Errors
     /// When no eviction is fair and enough.
@@ -98,13 +98,19 @@ impl PoolRequests {
         limits: &QueueLimits,
         lanes: u32,
     ) -> Result<Option<EvictedRequest>, QueueIsFull> {
-        if self.queue.has_room(limits, query.prompt_bytes) {
+        let queue = &self.queue;
+        if queue.has_room(limits, query.prompt_bytes) {
             return Ok(None);
         }
-        let crowd = self.queue.eviction_candidate(query.tenant);
-        let key = crowd
-            .filter(|&key| self.queue.has_room_without(key, limits, query.prompt_bytes))
-            .ok_or(QueueIsFull)?;
+        let is_enough = |key: &RequestKey| queue.has_room_without(*key, limits, query.prompt_bytes);
+        let sheddable = queue.shed_candidate(query.priority).filter(is_enough);
+        // A request that may be shed itself takes the place of none that may not.
+        let crowd = || {
+            let of_crowd = queue.eviction_candidate(query.tenant)?;
+            let is_below = query.priority >= 0 || queue.priority(of_crowd) <= Some(query.priority);
+            is_below.then_some(of_crowd).filter(is_enough)
+        };
+        let key = sheddable.or_else(crowd).ok_or(QueueIsFull)?;
         self.queue.remove(key);
         Ok(Some(EvictedRequest {
             key,

@@ -19,6 +19,7 @@ mod pair_properties;
 mod pairs;
 mod properties;
 mod queueing;
+mod shedding;
 
 /// Blocks of 64 tokens, as 256 bytes of English are.
 const BLOCK: u32 = 64;

@@ -40,15 +40,17 @@ fn is_control(name: &str) -> bool {
             | "x-data-parallel-host-port"
             | "x-data-parallel-rank"
             | "x-encoder-hosts-ports"
-            | "x-gateway-destination-endpoint"
-            | "x-gateway-destination-endpoint-subset"
+            | "x-gateway-model-name"
+            | "x-gateway-model-name-rewrite"
             | "x-kv-cache-source-host-port"
+            | "x-llm-d-model-name-rewrite"
             | "x-openfuyao-decode-pod-address-port"
             | "x-openfuyao-prefill-pod-address-port"
             | "x-prefiller-host-port"
             | "x-prefiller-url"
             | "x-vllm-priority"
-    ) || name.starts_with("x-override-")
+    ) || name.starts_with("x-gateway-destination-endpoint")
+        || name.starts_with("x-override-")
         || name.starts_with("x-hermes-")
 }
 
@@ -282,6 +284,9 @@ mod tests {
                 ("x-prefiller-host-port", "10.0.0.1:80"),
                 ("x-override-bootstrap-host", "evil"),
                 ("x-data-parallel-rank", "3"),
+                ("x-gateway-destination-endpoint", "10.0.0.1:80"),
+                ("x-gateway-destination-endpoint-served", "10.0.0.1:80"),
+                ("x-llm-d-model-name-rewrite", "other"),
                 ("x-hermes-endpoint", "x"),
                 ("accept", "*/*"),
             ]),

@@ -1,7 +1,10 @@
 //! Who sends a request: its session, its tenant and its priority. Only hashes of a client's values
 //! are kept.
 
-use hermes_core::policy::{SessionAffinity, SessionKey, TenantKey};
+use hermes_core::{
+    inference_pool::{self, FAIRNESS_HEADERS, OBJECTIVE_HEADERS, Objective},
+    policy::{SessionAffinity, SessionKey, TenantKey},
+};
 use http::{HeaderMap, HeaderValue, header};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -10,20 +13,35 @@ use crate::request::fields::BodyFields;
 /// What the body and the priority header state about the client.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ClientIdentity {
-    /// Higher goes first.
-    pub(crate) priority: i32,
+    /// The priority header's; higher goes first.
+    stated_priority: Option<i32>,
+    /// The body's, with the same meaning.
+    body_priority: i32,
     /// Hash of the end user.
     user: Option<u64>,
 }
 
 impl ClientIdentity {
-    /// `priority` is the header's; without one the body's counts, where vLLM's convention is that
-    /// lower goes first.
+    /// `priority` is the header's.
     pub(crate) fn of(fields: &BodyFields, priority: Option<i32>) -> Self {
         Self {
-            priority: priority.unwrap_or(-fields.priority),
+            stated_priority: priority,
+            // vLLM's convention is that lower goes first.
+            body_priority: -fields.priority,
             user: fields.user,
         }
+    }
+
+    /// Its priority, higher first: the header's; without one that of the pool's objective that
+    /// another header names; without either, or with an objective that the pool does not have, the
+    /// body's.
+    pub(crate) fn priority(&self, objectives: &[Objective], headers: &HeaderMap) -> i32 {
+        let objective = || {
+            let named = either(headers, OBJECTIVE_HEADERS).filter(|_| !objectives.is_empty())?;
+            inference_pool::priority(objectives, named.to_str().ok()?)
+        };
+        let known = self.stated_priority.or_else(objective);
+        known.unwrap_or(self.body_priority)
     }
 
     /// A hash of the first session key that the request has.
@@ -46,13 +64,27 @@ impl ClientIdentity {
 pub(crate) fn tenant(key: &TenantKey, model: Option<&str>, headers: &HeaderMap) -> Option<u64> {
     let value = match key {
         TenantKey::None => None,
-        TenantKey::Header(name) => headers.get(&**name).map(HeaderValue::as_bytes),
+        TenantKey::Header(name) => header(headers, name).map(HeaderValue::as_bytes),
         TenantKey::Key => headers
             .get(header::AUTHORIZATION)
             .map(HeaderValue::as_bytes),
         TenantKey::Model => model.map(str::as_bytes),
     };
     value.filter(|value| !value.is_empty()).map(xxh3_64)
+}
+
+/// The header of this name; one of llm-d also by its other name.
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
+    if FAIRNESS_HEADERS.contains(&name) {
+        either(headers, FAIRNESS_HEADERS)
+    } else {
+        headers.get(name)
+    }
+}
+
+/// The first of two headers that the request has.
+fn either<'a>(headers: &'a HeaderMap, names: [&str; 2]) -> Option<&'a HeaderValue> {
+    names.into_iter().find_map(|name| headers.get(name))
 }
 
 #[cfg(test)]
@@ -73,6 +105,45 @@ mod tests {
             HeaderValue::from_static("s-1"),
         )]);
         assert_eq!(session(&headers), Some(xxh3_64(b"s-1")));
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let header = |&(name, value): &(&'static str, &'static str)| {
+            let name = http::HeaderName::from_static(name);
+            (name, HeaderValue::from_static(value))
+        };
+        pairs.iter().map(header).collect()
+    }
+
+    #[test]
+    fn an_objective_gives_its_priority_unless_the_request_states_one() {
+        let objectives = [("batch", -2), ("chat", 3)].map(|(name, priority)| Objective {
+            name: name.into(),
+            priority,
+        });
+        let fields = BodyFields::parse(&Bytes::from_static(br#"{"priority":7}"#).into());
+        let fields = fields.expect("valid");
+        let priority = |stated, pairs: &[(&'static str, &'static str)]| {
+            ClientIdentity::of(&fields, stated).priority(&objectives, &headers(pairs))
+        };
+        let (now, before) = (OBJECTIVE_HEADERS[0], OBJECTIVE_HEADERS[1]);
+        assert_eq!(priority(None, &[(now, "chat")]), 3);
+        assert_eq!(priority(None, &[(before, "batch")]), -2);
+        assert_eq!(priority(None, &[(before, "batch"), (now, "chat")]), 3);
+        assert_eq!(priority(Some(1), &[(now, "chat")]), 1);
+        assert_eq!(priority(None, &[(now, "unknown")]), -7);
+        assert_eq!(priority(None, &[]), -7);
+        let client = ClientIdentity::of(&BodyFields::default(), None);
+        assert_eq!(client.priority(&[], &headers(&[(now, "chat")])), 0);
+    }
+
+    #[test]
+    fn a_fairness_id_is_read_by_both_of_its_names() {
+        let key = TenantKey::Header(FAIRNESS_HEADERS[0].into());
+        for name in FAIRNESS_HEADERS {
+            let headers = headers(&[(name, "team-a")]);
+            assert_eq!(tenant(&key, None, &headers), Some(xxh3_64(b"team-a")));
+        }
     }
 
     #[test]

@@ -4,9 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use hermes_core::{
-    address::MAX_BASE_PATH,
-    policy::{PoolPolicy, Strategy},
-    query::Query,
+    address::MAX_BASE_PATH, policy::Strategy, query::Query, snapshot::PoolSpec,
     stored_responses::ResponseKey,
 };
 use hermes_proto::v1::PromptText;
@@ -148,9 +146,9 @@ impl InferenceRequest {
         stream_options::include_usage(&self.body)
     }
 
-    /// What a selection under `policy` reads. `hashed` forces the prompt's hashes.
-    pub(crate) fn query(&self, policy: &PoolPolicy, hashed: bool) -> Query {
-        let model = self.model.as_deref();
+    /// What a selection in a pool reads. `hashed` forces the prompt's hashes.
+    pub(crate) fn query(&self, pool: &PoolSpec, hashed: bool) -> Query {
+        let (policy, model) = (&pool.policy, self.model.as_deref());
         let session = match &policy.strategy {
             Strategy::SessionAffinity(affinity) => self.client.session(affinity, &self.headers),
             _ => None,
@@ -166,7 +164,7 @@ impl InferenceRequest {
             prompt_tokens: self.prompt.estimated_tokens(),
             blocks,
             session,
-            priority: self.client.priority,
+            priority: self.client.priority(&pool.objectives, &self.headers),
             tenant: identity::tenant(&policy.tenant, model, &self.headers),
             recomputes_prompt: self.recomputes_prompt,
             ..Query::default()
@@ -355,6 +353,8 @@ fn target(path: &str, query: Option<&str>) -> Result<PathAndQuery, LocalReply> {
 
 #[cfg(test)]
 mod tests {
+    use hermes_core::policy::PoolPolicy;
+
     use super::*;
 
     fn call(body: &str) -> InferenceRequest {
@@ -383,7 +383,8 @@ mod tests {
                 call.headers.is_empty(),
                 "the header is for the router alone"
             );
-            call.query(&PoolPolicy::default(), false).priority
+            let pool = PoolSpec::new("chat", PoolPolicy::default());
+            call.query(&pool, false).priority
         };
         assert_eq!(
             (priority(None), priority(Some("5")), priority(Some("soon"))),
@@ -434,7 +435,8 @@ mod tests {
             strategy: Strategy::Random,
             ..PoolPolicy::default()
         };
-        let blocks = |hashed| request.query(&policy, hashed).blocks.len();
+        let pool = PoolSpec::new("chat", policy);
+        let blocks = |hashed| request.query(&pool, hashed).blocks.len();
         assert_eq!((blocks(false), blocks(true)), (0, 2));
     }
 }

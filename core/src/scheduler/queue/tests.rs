@@ -92,6 +92,26 @@ fn priority_and_fair_shares_weigh() {
 }
 
 #[test]
+fn the_newest_request_of_the_lowest_priority_below_0_is_shed_first() {
+    let of = |priority| Query {
+        priority,
+        ..Query::default()
+    };
+    let mut queue = RequestQueue::new(1);
+    for (request, priority) in [(1, 0), (2, -1), (3, -5), (4, -5), (5, 2)] {
+        queue.push(waiting(request, request, 1.0, of(priority)), 0);
+    }
+    assert_eq!(queue.shed_candidate(0), Some(key(4)), "the newest");
+    assert_eq!(queue.shed_candidate(-4), Some(key(4)));
+    assert_eq!(queue.shed_candidate(-5), None, "none is below it");
+    queue.remove(key(4));
+    queue.remove(key(3));
+    assert_eq!(queue.shed_candidate(1), Some(key(2)));
+    queue.remove(key(2));
+    assert_eq!(queue.shed_candidate(8), None, "0 and more are not shed");
+}
+
+#[test]
 fn the_newest_request_of_the_largest_tenant_is_evicted_for_smaller_ones() {
     let of = |tenant| Query {
         tenant: Some(tenant),

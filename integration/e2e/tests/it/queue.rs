@@ -1,10 +1,14 @@
 //! Queueing at the control plane, from the proxy's side: a scripted replica, a real proxy,
 //! simulated engines.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hermes_bench::fleet::Plane;
-use hermes_core::policy::{PoolPolicy, TenantKey};
+use hermes_core::{
+    inference_pool::Objective,
+    policy::{PoolPolicy, TenantKey},
+    snapshot::{Pool, PoolSpec},
+};
 use hermes_data_plane::app as data;
 use hermes_proto::v1::rejected::Reason;
 use hermes_testkit::replica::Replica;
@@ -239,4 +243,48 @@ async fn only_a_hash_of_the_tenants_key_is_sent_to_the_control_plane() {
         tenants.push(question.tenant.expect("a hash of the key"));
     }
     assert!(tenants[0] == tenants[2] && tenants[0] != tenants[1]);
+}
+
+#[tokio::test]
+async fn an_objective_gives_its_priority_and_control_headers_reach_no_engine() {
+    let mut context = ProxyContext::of(1).await;
+    let pool = &context.snapshot.pools[0];
+    let spec = PoolSpec {
+        objectives: [Objective {
+            name: "batch".into(),
+            priority: -3,
+        }]
+        .into(),
+        ..PoolSpec::clone(&pool.spec)
+    };
+    let pool = Pool {
+        spec: Arc::new(spec),
+        ..Pool::clone(pool)
+    };
+    context.snapshot.pools = vec![Arc::new(pool)].into();
+    let mut replica = Replica::start("a", context.snapshot.clone())
+        .await
+        .expect("starts");
+    let proxy = proxy_of(&[&replica]).await;
+    for (header, value, priority) in [
+        ("x-llm-d-inference-objective", "batch", -3),
+        ("x-gateway-inference-objective", "batch", -3),
+        ("x-llm-d-inference-objective", "unknown", 0),
+        ("x-gateway-destination-endpoint", "10.0.0.1:80", 0),
+        ("x-gateway-model-name", "other", 0),
+    ] {
+        let request = chat(&proxy.url(), false, 1).header(header, value);
+        let answer = tokio::spawn(send(request));
+        let question = replica.question().await;
+        assert_eq!(question.priority, priority, "{header}: {value}");
+        replica.choose(question.id, context.first());
+        assert_eq!(answer.await.expect("answered").status(), 200);
+    }
+    let seen = context.engines[0].requests();
+    for name in ["x-gateway-destination-endpoint", "x-gateway-model-name"] {
+        assert!(
+            seen.iter().all(|seen| seen.header(name).is_none()),
+            "{name}"
+        );
+    }
 }
