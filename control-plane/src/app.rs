@@ -11,7 +11,7 @@
 mod config_feed;
 mod options;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
 use hermes_core::snapshot::{Epoch, Snapshot};
 use hermes_runtime::{
@@ -20,13 +20,13 @@ use hermes_runtime::{
     metrics::register_process,
     readiness::{Liveness, Readiness},
     shutdown::Drain,
-    tasks::Tasks,
+    tasks::{RestartedTask, Tasks},
     tls::TlsFolder,
 };
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::{OnceCell, mpsc, watch},
     time::{self, MissedTickBehavior},
 };
 use tokio_util::{
@@ -44,6 +44,7 @@ use crate::{
     engines::{self, EngineProbes, ScrapeMetrics},
     events::EventRecorder,
     metrics::ControlPlaneMetrics,
+    objects::{ObjectFeed, ObjectMetrics},
     pipeline::{DiscoverySupervisor, Pipeline, PipelineHandles, QUEUE, ReadinessGates},
     pools::{PoolDirectory, PoolResourceRegistry, queue_ticker},
     serve::{self, ConnectedProxies, GrpcListener, GrpcState},
@@ -254,7 +255,7 @@ impl StartupParts {
             seed: self.epoch.0,
             ..engines::ProbeSettings::default()
         };
-        let discovery = DiscoverySupervisor::new(updates.clone(), kube);
+        let discovery = DiscoverySupervisor::new(updates.clone(), kube.clone());
         self.registry.register_collector(Box::new(StateCollector {
             pools: Arc::clone(&self.pools),
             discovery: discovery.health(),
@@ -279,11 +280,27 @@ impl StartupParts {
             handles,
             self.metrics.clone(),
         );
+        let (merged, newest) = watch::channel(None);
+        let objects = ObjectFeed {
+            file: feed.file(),
+            merged: Arc::new(merged),
+            client: Arc::new(OnceCell::new_with(kube)),
+            note: Arc::new(self.readiness.note("inference pools")),
+            metrics: ObjectMetrics::register(&mut self.registry),
+        };
+        tasks.spawn(
+            "objects",
+            until_drain(drain.clone(), async move {
+                let _following = RestartedTask::spawn("objects", move || objects.clone().run());
+                pending::<()>().await;
+            }),
+        );
         tasks.spawn(
             "config",
             until_drain(
                 drain.clone(),
                 feed.run(
+                    newest,
                     updates,
                     self.metrics.clone(),
                     self.readiness.note("configuration"),

@@ -26,6 +26,7 @@ mod endpoint_tls;
 mod engine;
 mod error;
 mod header;
+pub mod inference_pools;
 mod key;
 mod kv_events;
 mod kv_manager;
@@ -33,6 +34,7 @@ mod merge;
 mod names;
 mod node;
 mod objectives;
+mod origin;
 mod pickers;
 mod policy;
 mod pool;
@@ -51,16 +53,24 @@ pub mod watch;
 use hermes_core::policy::{PoolPolicy, ProxySettings};
 use serde_json::{Value, json};
 
+use self::section::Section;
 pub use self::{
     collector::CollectorConfig,
     endpoint_tls::{AuthorityFiles, EndpointTlsConfig},
     engine::EngineKind,
     error::{ConfigError, ConfigErrors},
+    inference_pools::{InferencePoolsConfig, ObjectNamespaces, ObjectPool},
     key::{DefaultValue, KeyDescription, ValueType},
-    pool::{ConfigOrigin, PoolConfig, PoolFragment, PoolIssue, PoolParts},
+    merge::RefusedFragment,
+    origin::{ConfigOrigin, ObjectReference},
+    pool::{PoolConfig, PoolFragment, PoolIssue, PoolParts},
     source::{EndpointSource, KubernetesSelection, PortRef},
 };
-use self::{diagnostics::Diagnostics, node::Node, section::Section};
+pub(crate) use self::{
+    diagnostics::Diagnostics,
+    node::{Node, whole},
+    source::{SelectorLabels, read_labels},
+};
 
 /// Largest configuration file that is read; a ConfigMap cannot be larger either.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -77,8 +87,11 @@ pub const DEFAULT_POOL: &str = "default";
 /// A configuration whose every value is checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// At least one, at most [`MAX_POOLS`], sorted by name, each name once.
+    /// At most [`MAX_POOLS`], sorted by name, each name once; at least one, unless objects are
+    /// pools, too.
     pub pools: Vec<PoolConfig>,
+    /// Which objects of Kubernetes are pools, too, if any.
+    pub inference_pools: Option<Box<InferencePoolsConfig>>,
     /// What applies to every request before its pool is known.
     pub settings: ProxySettings,
     /// What is accepted but probably not intended; one sentence each, for the log.
@@ -89,6 +102,7 @@ pub struct Config {
 #[derive(Debug)]
 struct Document {
     pools: Vec<PoolFragment>,
+    inference_pools: Option<Box<InferencePoolsConfig>>,
     settings: ProxySettings,
 }
 
@@ -149,22 +163,42 @@ impl Config {
                 origin: ConfigOrigin::Flags,
                 pool,
             }],
+            inference_pools: None,
             settings: ProxySettings::default(),
         };
         Self::merge(Some(document), diagnostics)
     }
 
     fn merge(document: Option<Document>, diagnostics: Diagnostics) -> Result<Self, ConfigErrors> {
-        let merged = document.map(|Document { pools, settings }| {
-            let pools = merge::merge(pools, &diagnostics);
-            (pools, settings)
-        });
-        let ((pools, settings), warnings) = diagnostics.finish(merged)?;
+        let document = document.map(
+            |Document {
+                 pools,
+                 inference_pools,
+                 settings,
+             }| {
+                let pools = merge::merge(pools, &diagnostics);
+                (pools, inference_pools, settings)
+            },
+        );
+        let ((pools, inference_pools, settings), warnings) = diagnostics.finish(document)?;
         Ok(Self {
             pools,
+            inference_pools,
             settings,
             warnings,
         })
+    }
+
+    /// This configuration of a file with the pools of objects beside those of the file, and what is
+    /// the matter with those that are left out.
+    #[must_use]
+    pub fn with_objects(&self, objects: Vec<PoolFragment>) -> (Self, Vec<RefusedFragment>) {
+        let (pools, refused) = merge::add(self.pools.clone(), objects);
+        let merged = Self {
+            pools,
+            ..self.clone()
+        };
+        (merged, refused)
     }
 }
 
@@ -183,12 +217,21 @@ impl Document {
             "The block of the original hermes-router; it becomes the pool `default`.",
             app::read,
         ));
-        if !top.has("pools") && !top.has("app") {
-            let fix = "set at least one pool, or the block `app`";
+        let inference_pools = top
+            .optional_section(
+                "inferencePools",
+                "Pools of the Gateway API Inference Extension, as objects of Kubernetes describe them.",
+                inference_pools::read,
+            )
+            .flatten()
+            .map(Box::new);
+        if !top.has("pools") && !top.has("app") && inference_pools.is_none() {
+            let fix = "set at least one pool, the block `app`, or `inferencePools`";
             top.error("pools", "missing", fix);
         }
         Self {
             pools,
+            inference_pools,
             settings: settings::read(top),
         }
     }

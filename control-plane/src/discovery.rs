@@ -35,7 +35,13 @@ pub use self::kubernetes::{
     DiscoveryStatus, EventPortNames, EventPorts, KubernetesDiscovery, KubernetesSource, Port,
     RoleNames, Selection, client,
 };
-pub(crate) use self::static_source::static_endpoints;
+pub(crate) use self::{
+    kubernetes::{
+        FailureLog, ObjectIndex, Pace, RelistDiff, RelistOutcome, WATCH_SECONDS, WatchError,
+        WatchSink, follow, spread,
+    },
+    static_source::static_endpoints,
+};
 
 /// What one source found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 //! streams that state to every proxy, and answers which endpoint a request should go to.
 //!
 //! ```text
-//!   config ────┐
+//!   config ◀── objects
+//!      └───────┐
 //!   discovery ─┼─▶ pipeline ─▶ cluster ─▶ snapshot ─▶ serve::sync ──▶ proxies
 //!   engines ───┘      └─────▶ pools ◀──▶ serve::score, reports ◀─────▶ proxies
 //!                               ▲
@@ -19,6 +20,7 @@
 //! | `admin` | debug pages and the gauges that are computed per scrape |
 //! | [`discovery`], [`engines`], [`cache_sources`] | what Kubernetes, engines and cache indexes report |
 //! | [`config`] | the configuration file |
+//! | `objects` | objects of the Inference Extension, which are configuration too |
 //! | [`events`] | Kubernetes Events about the configuration |
 //! | `bounded_body` | bodies of HTTP responses, up to a limit |
 //!
@@ -41,6 +43,7 @@ pub mod snapshot_encoder;
 mod admin;
 mod bounded_body;
 mod cluster;
+mod objects;
 mod pipeline;
 mod pools;
 mod serve;

@@ -75,7 +75,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 
 {{/*
 What the control plane watches, as JSON: namespace to a list of resources. Services are watched with
-their EndpointSlices. `rbac.namespaces` adds namespaces that a later edit of the ConfigMap may name.
+their EndpointSlices, and pods with the objects that name them. `rbac.namespaces` adds namespaces that a later edit of the
+ConfigMap may name.
 */}}
 {{- define "hermes.watched" -}}
 {{- $watched := dict -}}
@@ -93,10 +94,25 @@ their EndpointSlices. `rbac.namespaces` adds namespaces that a later edit of the
   {{- $kinds := list "services" "endpointslices" -}}
   {{- $watched = set $watched $namespace (concat $kinds (default list (index $watched $namespace))) -}}
 {{- end -}}
+{{- $objects := default dict $config.inferencePools -}}
+{{- if and (hasKey $config "inferencePools") (ne $objects.enabled false) (not $objects.allNamespaces) -}}
+  {{- range default (list $here) $objects.namespaces -}}
+    {{- $watched = set $watched . (concat (list "pods" "inferencepools") (default list (index $watched .))) -}}
+  {{- end -}}
+{{- end -}}
 {{- range .Values.rbac.namespaces -}}
   {{- $watched = set $watched . (list "services" "endpointslices" "pods") -}}
 {{- end -}}
 {{- toJson $watched -}}
+{{- end -}}
+
+{{/* The rules for objects of the Inference Extension, which are configuration. */}}
+{{- define "hermes.objectRules" -}}
+- {apiGroups: [inference.networking.k8s.io], resources: [inferencepools], verbs: [list, watch]}
+- apiGroups: [inference.networking.x-k8s.io]
+  resources: [inferencepools, inferencemodels, inferenceobjectives, inferencemodelrewrites]
+  verbs: [list, watch]
+- {apiGroups: [llm-d.ai], resources: [inferenceobjectives, inferencemodelrewrites], verbs: [list, watch]}
 {{- end -}}
 
 {{/* The grace period must be longer than the drain, or requests in flight are killed. */}}

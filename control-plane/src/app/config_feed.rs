@@ -14,6 +14,7 @@ use crate::{
         watch::{ConfigFile, ConfigStatus, LoadError},
     },
     metrics::ControlPlaneMetrics,
+    objects::MergedConfig,
 };
 
 /// A configuration that was loaded, and is watched for changes.
@@ -57,28 +58,38 @@ impl ConfigFeed {
         self.file.as_ref().map(|(status, _)| status.clone())
     }
 
-    /// Sends every configuration until the pipeline ends. `note` shows why the file's newest
-    /// version is not in force.
+    /// The configuration without its objects.
+    pub(super) fn file(&self) -> watch::Receiver<Arc<Config>> {
+        self.config.clone()
+    }
+
+    /// Sends every configuration, `merged` with its objects, until the pipeline ends. `note` shows
+    /// why the file's newest version is not in force.
     pub(super) async fn run(
         self,
+        mut merged: watch::Receiver<MergedConfig>,
         updates: mpsc::Sender<Update>,
         metrics: ControlPlaneMetrics,
         note: Note,
     ) {
         let Self {
-            mut config,
+            config: _config,
             file,
             _value,
         } = self;
-        config.mark_changed();
+        merged.mark_changed();
         let (mut status, _follow) = file.unzip();
         metrics.config.last_reload_successful.set(1);
         metrics.config.revision.set(1);
         loop {
             tokio::select! {
-                changed = config.changed() => {
-                    let newest = Arc::clone(&config.borrow_and_update());
-                    if changed.is_err() || updates.send(Update::Config(newest)).await.is_err() {
+                changed = merged.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let newest = merged.borrow_and_update().clone();
+                    let Some(newest) = newest else { continue };
+                    if updates.send(Update::Config(newest)).await.is_err() {
                         return;
                     }
                 }

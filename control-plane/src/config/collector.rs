@@ -45,6 +45,23 @@ impl CollectorConfig {
             key_file: None,
         }
     }
+
+    /// The same for another engine: what was the default of the one `before` is that of `engine`.
+    pub(super) fn of_engine(self, before: EngineKind, engine: EngineKind) -> Self {
+        Self {
+            enabled: if self.enabled == before.has_metrics() {
+                engine.has_metrics()
+            } else {
+                self.enabled
+            },
+            path: if *self.path == *before.metrics_path() {
+                engine.metrics_path().into()
+            } else {
+                self.path
+            },
+            ..self
+        }
+    }
 }
 
 impl Default for CollectorConfig {

@@ -6,14 +6,14 @@ use super::error::{ConfigError, ConfigErrors};
 
 /// What reading a configuration has found so far.
 #[derive(Debug, Default)]
-pub(super) struct Diagnostics {
+pub(crate) struct Diagnostics {
     errors: RefCell<ConfigErrors>,
     warnings: RefCell<Vec<String>>,
 }
 
 impl Diagnostics {
     /// Records an error at `path`.
-    pub(super) fn error(&self, path: &str, found: impl Into<String>, fix: impl Into<String>) {
+    pub(crate) fn error(&self, path: &str, found: impl Into<String>, fix: impl Into<String>) {
         let error = ConfigError {
             path: path.to_owned(),
             found: found.into(),
@@ -36,8 +36,8 @@ impl Diagnostics {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn into_errors(self) -> ConfigErrors {
+    /// The errors; empty if there were none.
+    pub(crate) fn into_errors(self) -> ConfigErrors {
         self.errors.into_inner()
     }
 }

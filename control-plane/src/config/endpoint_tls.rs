@@ -63,11 +63,9 @@ impl AuthorityFiles {
     /// Reads the files that `config` names. Blocks.
     #[must_use]
     pub fn of(config: &Config) -> Self {
-        let paths = config
-            .pools
-            .iter()
-            .filter_map(|pool| pool.tls.ca_file.clone());
-        Self::read(paths)
+        let of_pools = config.pools.iter().map(|pool| pool.tls.ca_file.as_ref());
+        let of_objects = config.inference_pools.iter().map(|pools| pools.ca_file());
+        Self::read(of_pools.chain(of_objects).flatten().cloned())
     }
 
     /// Reads the same files again. Blocks.
@@ -94,21 +92,37 @@ impl AuthorityFiles {
             let Some(path) = &pool.tls.ca_file else {
                 continue;
             };
-            let read = self.0.get(path).cloned();
-            match read.unwrap_or_else(|| Err("it was not read".to_owned())) {
-                Ok(pem) => pool.policy.trust = EndpointTrust::Authorities(pem),
-                Err(problem) => errors.push(ConfigError {
-                    path: format!("pool {}: tls.caFile", pool.name),
-                    found: format!("{}: {problem}", path.display()),
-                    fix: "expected a file with CA certificates in PEM and no other sections, of at most 64 KiB"
-                        .to_owned(),
-                }),
+            match self.authorities(path, format!("pool {}: tls.caFile", pool.name)) {
+                Ok(trust) => pool.policy.trust = trust,
+                Err(error) => errors.push(error),
+            }
+        }
+        if let Some(pools) = &mut config.inference_pools
+            && let Some(path) = pools.ca_file()
+        {
+            match self.authorities(path, "inferencePools.policy.tls.caFile".to_owned()) {
+                Ok(trust) => pools.trust = trust,
+                Err(error) => errors.push(error),
             }
         }
         if errors.is_empty() {
             Ok(config)
         } else {
             Err(errors)
+        }
+    }
+
+    /// The authorities of the file that a key names.
+    fn authorities(&self, file: &Path, key: String) -> Result<EndpointTrust, ConfigError> {
+        let read = self.0.get(file).cloned();
+        match read.unwrap_or_else(|| Err("it was not read".to_owned())) {
+            Ok(pem) => Ok(EndpointTrust::Authorities(pem)),
+            Err(problem) => Err(ConfigError {
+                path: key,
+                found: format!("{}: {problem}", file.display()),
+                fix: "expected a file with CA certificates in PEM and no other sections, of at most 64 KiB"
+                    .to_owned(),
+            }),
         }
     }
 }

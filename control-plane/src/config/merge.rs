@@ -1,18 +1,29 @@
 //! Merges the fragments of a configuration.
 //!
-//! The order of the fragments is their precedence: the first pool of a name is used, and a later
-//! one of the same name is an error at its origin.
+//! The order of the fragments is their precedence: the first pool of a name is used. A later one of
+//! the same name is an error at its origin: in a file it refuses the file, and an object is left out
+//! by itself.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use hermes_core::address::ServerAddress;
 
 use super::{
-    MAX_ENDPOINTS,
+    MAX_ENDPOINTS, MAX_POOLS,
     diagnostics::Diagnostics,
+    origin::ConfigOrigin,
     pool::{PoolConfig, PoolFragment},
     source::EndpointSource,
 };
+
+/// A fragment that is left out of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedFragment {
+    /// Where it is configured.
+    pub origin: ConfigOrigin,
+    /// Why it is left out, and what to do.
+    pub reason: String,
+}
 
 /// The pools of all fragments, sorted by name, each name once.
 pub(super) fn merge(fragments: Vec<PoolFragment>, diagnostics: &Diagnostics) -> Vec<PoolConfig> {
@@ -33,6 +44,29 @@ pub(super) fn merge(fragments: Vec<PoolFragment>, diagnostics: &Diagnostics) -> 
         );
     }
     merged.into_values().map(|fragment| fragment.pool).collect()
+}
+
+/// These pools and those of the fragments, sorted by name, each name once; and the fragments for
+/// which there is no room, or no name.
+pub(super) fn add(
+    pools: Vec<PoolConfig>,
+    fragments: Vec<PoolFragment>,
+) -> (Vec<PoolConfig>, Vec<RefusedFragment>) {
+    let named = |pool: PoolConfig| (Arc::clone(&pool.name), pool);
+    let mut merged: BTreeMap<Arc<str>, PoolConfig> = pools.into_iter().map(named).collect();
+    let mut refused = Vec::new();
+    for PoolFragment { origin, pool } in fragments {
+        let reason = if merged.contains_key(&pool.name) {
+            format!("the name `{}` is used by another pool", pool.name)
+        } else if merged.len() >= MAX_POOLS {
+            format!("there are {MAX_POOLS} pools, which is the limit")
+        } else {
+            merged.insert(Arc::clone(&pool.name), pool);
+            continue;
+        };
+        refused.push(RefusedFragment { origin, reason });
+    }
+    (merged.into_values().collect(), refused)
 }
 
 fn bound_endpoints(fragments: &[PoolFragment], diagnostics: &Diagnostics) {

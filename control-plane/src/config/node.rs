@@ -19,7 +19,7 @@ const MAX_TEXT: usize = 512;
 
 /// One value and its path, with the diagnostics that its errors are recorded in.
 #[derive(Clone, Debug)]
-pub(super) struct Node<'a> {
+pub(crate) struct Node<'a> {
     value: &'a Value,
     path: String,
     diagnostics: &'a Diagnostics,
@@ -27,7 +27,7 @@ pub(super) struct Node<'a> {
 
 impl<'a> Node<'a> {
     /// The value at `path`.
-    pub(super) fn new(value: &'a Value, path: &str, diagnostics: &'a Diagnostics) -> Self {
+    pub(crate) fn new(value: &'a Value, path: &str, diagnostics: &'a Diagnostics) -> Self {
         Self {
             value,
             path: path.to_owned(),
@@ -36,24 +36,30 @@ impl<'a> Node<'a> {
     }
 
     /// A value under `key` of this mapping.
-    pub(super) fn child(&self, key: &str, value: &'a Value) -> Self {
+    pub(crate) fn child(&self, key: &str, value: &'a Value) -> Self {
         Self::new(value, &self.path_of(key), self.diagnostics)
     }
 
-    pub(super) fn path(&self) -> &str {
+    /// The value under `key` of this mapping; null is absent, as in helm.
+    pub(crate) fn field(&self, key: &str) -> Option<Self> {
+        let value = self.value.get(key).filter(|value| !value.is_null())?;
+        Some(self.child(key, value))
+    }
+
+    pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
     /// The path of `key` under this mapping.
-    pub(super) fn path_of(&self, key: &str) -> String {
+    pub(crate) fn path_of(&self, key: &str) -> String {
         joined(&self.path, key)
     }
 
-    pub(super) fn diagnostics(&self) -> &'a Diagnostics {
+    pub(crate) fn diagnostics(&self) -> &'a Diagnostics {
         self.diagnostics
     }
 
-    pub(super) fn value(&self) -> &'a Value {
+    pub(crate) fn value(&self) -> &'a Value {
         self.value
     }
 
@@ -65,19 +71,25 @@ impl<'a> Node<'a> {
     }
 
     /// Records that this value is wrong; returns `None` for the caller to return.
-    pub(super) fn wrong<T>(&self, fix: impl Into<String>) -> Option<T> {
+    pub(crate) fn wrong<T>(&self, fix: impl Into<String>) -> Option<T> {
         let found = format!("found {}", shown(self.value));
         self.diagnostics.error(&self.path, found, fix);
         None
     }
 
+    /// Records that this mapping lacks a key; returns `None` for the caller to return.
+    pub(crate) fn lacks<T>(&self, key: &str, fix: &str) -> Option<T> {
+        self.diagnostics.error(&self.path_of(key), "missing", fix);
+        None
+    }
+
     /// The mapping, if it is one.
-    pub(super) fn mapping(&self) -> Option<&'a Map<String, Value>> {
+    pub(crate) fn mapping(&self) -> Option<&'a Map<String, Value>> {
         self.value.as_object()
     }
 
     /// The entries of a mapping with free keys; at least one.
-    pub(super) fn entries(&self, expected: &str) -> Option<Vec<(&'a str, Self)>> {
+    pub(crate) fn entries(&self, expected: &str) -> Option<Vec<(&'a str, Self)>> {
         let Some(map) = self.mapping().filter(|map| !map.is_empty()) else {
             return self.wrong(format!("expected {expected}"));
         };
@@ -86,7 +98,7 @@ impl<'a> Node<'a> {
     }
 
     /// The items of a list whose length is in `count`.
-    pub(super) fn items(&self, count: &RangeInclusive<usize>, of: &str) -> Option<Vec<Self>> {
+    pub(crate) fn items(&self, count: &RangeInclusive<usize>, of: &str) -> Option<Vec<Self>> {
         let items = self.value.as_array();
         let Some(items) = items.filter(|items| count.contains(&items.len())) else {
             let (min, max) = (count.start(), count.end());
@@ -122,7 +134,7 @@ impl<'a> Node<'a> {
     }
 
     /// Text on one line, of at most [`MAX_TEXT`] bytes, without space at its ends.
-    pub(super) fn text(&self, expected: &str) -> Option<&'a str> {
+    pub(crate) fn text(&self, expected: &str) -> Option<&'a str> {
         let value = self.value;
         match value {
             Value::String(text) if is_plain(text) => Some(text),
@@ -136,7 +148,7 @@ impl<'a> Node<'a> {
     }
 
     /// A port's number, if the value is one; helm may have put it in quotes.
-    pub(super) fn port_number(&self) -> Option<u16> {
+    pub(crate) fn port_number(&self) -> Option<u16> {
         let text = self.value.as_str();
         let number = text.map_or_else(|| whole(self.value), |text| text.parse().ok())?;
         u16::try_from(number).ok().filter(|port| *port > 0)
@@ -185,7 +197,7 @@ pub(super) fn size_of(value: &Value) -> Option<u64> {
     clippy::cast_sign_loss,
     reason = "checked to be whole, positive and exact"
 )]
-pub(super) fn whole(value: &Value) -> Option<u64> {
+pub(crate) fn whole(value: &Value) -> Option<u64> {
     let is_exact = |float: &f64| float.fract() == 0.0 && (0.0..9e15).contains(float);
     let float = || value.as_f64().filter(is_exact);
     value.as_u64().or_else(|| float().map(|float| float as u64))

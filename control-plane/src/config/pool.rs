@@ -9,7 +9,7 @@
 
 pub(super) mod section;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use hermes_core::{
     inference_pool::{Objective, PickerReference},
@@ -19,7 +19,7 @@ use hermes_core::{
 
 use super::{
     collector::CollectorConfig, endpoint_tls::EndpointTlsConfig, engine::EngineKind,
-    source::EndpointSource, tokenizer,
+    origin::ConfigOrigin, source::EndpointSource, tokenizer,
 };
 use crate::cache_sources::{
     kv_events::KvEventsSettings,
@@ -30,7 +30,7 @@ use crate::cache_sources::{
 /// Everything that is configured for a pool, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolConfig {
-    /// 1 to 63 characters of a-z, 0-9 and `-`; unique.
+    /// 1 to 63 characters of a-z, 0-9 and `-`, or `namespace/name` of an object; unique.
     pub name: Arc<str>,
     /// Sorted, each once; empty if the engines report them.
     pub models: Vec<Arc<str>>,
@@ -104,15 +104,6 @@ pub struct PoolIssue {
     pub found: String,
     /// What to do about an error; absent for a warning.
     pub fix: Option<&'static str>,
-}
-
-/// Where a fragment is configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConfigOrigin {
-    /// At this path of the configuration file.
-    File(String),
-    /// On the command line.
-    Flags,
 }
 
 /// One pool with its origin.
@@ -332,17 +323,6 @@ impl PoolIssue {
             key,
             found,
             fix: None,
-        }
-    }
-}
-
-// === ConfigOrigin ===
-
-impl fmt::Display for ConfigOrigin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => f.write_str(path),
-            Self::Flags => f.write_str("the command line"),
         }
     }
 }

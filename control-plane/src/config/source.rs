@@ -26,6 +26,9 @@ const URLS: &str = "URLs such as http://10.0.0.7:8000";
 /// What a selector may be.
 const LABELS: &str = "label names and values, such as {app: vllm}";
 
+/// Time between two full lists unless something else is configured.
+const RESYNC: Duration = MINUTE.saturating_mul(5);
+
 /// How long one response of the Kubernetes API may take.
 const API_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -67,7 +70,7 @@ pub struct KubernetesSelection {
 }
 
 /// Labels of a selector.
-pub(super) type SelectorLabels = BTreeMap<Arc<str>, Arc<str>>;
+pub(crate) type SelectorLabels = BTreeMap<Arc<str>, Arc<str>>;
 
 /// A port by its number or by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +79,25 @@ pub enum PortRef {
     Number(u16),
     /// At most 63 characters of a-z, 0-9 and `-`: what a Service allows; a container allows 15.
     Name(Arc<str>),
+}
+
+// === KubernetesSelection ===
+
+impl KubernetesSelection {
+    /// Port 8000 of endpoints of this scheme, without labels yet.
+    pub(super) fn new(scheme: ServerScheme) -> Self {
+        Self {
+            namespace: None,
+            labels: SelectorLabels::new(),
+            port: PortRef::Number(8000),
+            further_ports: Vec::new(),
+            scheme: Some(scheme),
+            resync: RESYNC,
+            timeout: API_TIMEOUT,
+            event_ports: None,
+            role_names: RoleNames::default(),
+        }
+    }
 }
 
 // === EndpointSource ===
@@ -235,7 +257,7 @@ fn read_kubernetes(section: &mut Section<'_>) -> Option<EndpointSource> {
                 SECOND..=DAY,
                 "Time between two full lists, in case a watch missed something.",
             )
-            .or(MINUTE * 5),
+            .or(RESYNC),
         timeout: api_timeout(section),
         event_ports: None,
         role_names: RoleNames::default(),
@@ -300,7 +322,8 @@ pub(super) fn labels<'s, 'a>(
     section.value(name, value_type, meaning, read_labels, show)
 }
 
-fn read_labels(node: &Node<'_>) -> Option<SelectorLabels> {
+/// The labels of a selector; what is wrong with them is recorded.
+pub(crate) fn read_labels(node: &Node<'_>) -> Option<SelectorLabels> {
     let entries = node.entries(LABELS)?;
     if entries.len() > MAX_LABELS {
         return node.wrong(format!("expected at most {MAX_LABELS} labels"));

@@ -47,18 +47,23 @@ pub use self::{
     port::Port,
     status::DiscoveryStatus,
 };
+pub(crate) use self::{
+    failure_log::FailureLog,
+    index::ObjectIndex,
+    relist::{RelistDiff, RelistOutcome},
+    watch_loop::{Pace, WatchError, WatchSink, follow},
+};
 use self::{
-    index::{ObjectIndex, PodIndex, SERVICE_NAME, ServiceIndex},
+    index::{PodIndex, SERVICE_NAME, ServiceIndex},
     publish::publish,
     readiness::PeerReadiness,
     state::SourceIndex,
-    watch_loop::{Pace, follow},
 };
 use super::{DiscoveredEndpoint, DiscoveredSet};
 
 /// Seconds after which the server ends a watch and the watcher resumes it. A connection that is
 /// silently dead is noticed 5 s later at the latest.
-const WATCH_SECONDS: u32 = 60;
+pub(crate) const WATCH_SECONDS: u32 = 60;
 
 /// Lists more often than this would be polling.
 const SHORTEST_RESYNC: Duration = Duration::from_secs(1);
@@ -260,7 +265,7 @@ where
 
 /// A time up to a tenth shorter, by chance: sources of one configuration, which begin together,
 /// must not list together for ever.
-fn spread(resync: Duration) -> Duration {
+pub(crate) fn spread(resync: Duration) -> Duration {
     let draw = SeededRng::new(RandomState::new().hash_one(resync)).unit();
     resync.mul_f32(1.0 - 0.1 * draw)
 }

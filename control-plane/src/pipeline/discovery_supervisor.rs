@@ -1,23 +1,17 @@
 //! Keeps one discovery running for every source that has to be watched.
 
-use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc};
 
 use hermes_runtime::tasks::RestartedTask;
 use kube::Client;
 use parking_lot::Mutex;
-use tokio::{
-    sync::{OnceCell, mpsc, watch},
-    time,
-};
+use tokio::sync::{OnceCell, mpsc, watch};
 
 use crate::{
     cluster::{SourceId, Update, WatchedSource},
     config::{self, EndpointSource},
     discovery::{self, DiscoveryStatus, KubernetesDiscovery, KubernetesSource, Selection},
 };
-
-/// The pause after the API server's address could not be found out.
-const RETRY: Duration = Duration::from_secs(5);
 
 /// One discovery task per watched source. Dropping it ends them.
 pub(crate) struct DiscoverySupervisor {
@@ -100,7 +94,10 @@ async fn discover(
         watched,
         in_use,
     } = watched_source;
-    let client = connect(&client, &pool).await;
+    let client = client
+        .get_or_init(|| discovery::client::await_client("discovery"))
+        .await
+        .clone();
     let Some(kubernetes) = kubernetes(&watched, client.default_namespace()) else {
         return;
     };
@@ -115,22 +112,6 @@ async fn discover(
         }
     };
     discovery.run(client, sink).await;
-}
-
-/// The client that all discoveries share, as soon as there is one.
-async fn connect(client: &OnceCell<Client>, pool: &str) -> Client {
-    let mut has_failed = false;
-    loop {
-        match client.get_or_try_init(discovery::client::infer).await {
-            Ok(client) => return client.clone(),
-            Err(error) => {
-                if !std::mem::replace(&mut has_failed, true) {
-                    tracing::warn!(pool, %error, "discovery cannot begin, trying again every {RETRY:?}");
-                }
-                time::sleep(RETRY).await;
-            }
-        }
-    }
 }
 
 /// What to watch, in the words of discovery; nothing for a static source. `home` is the namespace

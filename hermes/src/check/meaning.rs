@@ -4,7 +4,10 @@ use std::fmt;
 
 use hermes_control_plane::{
     cache_sources::tokenizer::{TokenizerSettings, Way},
-    config::{Config, EndpointSource, EndpointTlsConfig, KubernetesSelection, PoolConfig, PortRef},
+    config::{
+        Config, EndpointSource, EndpointTlsConfig, InferencePoolsConfig, KubernetesSelection,
+        ObjectNamespaces, PoolConfig, PortRef,
+    },
 };
 use hermes_core::{
     policy::{Strategy, TenantKey},
@@ -21,6 +24,7 @@ impl fmt::Display for Meaning<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Config {
             pools,
+            inference_pools,
             settings,
             warnings,
         } = self.0;
@@ -28,6 +32,11 @@ impl fmt::Display for Meaning<'_> {
             let separator = if index == 0 { "" } else { "\n" };
             write!(f, "{separator}pool {}", pool.name)?;
             write_pool(f, pool)?;
+        }
+        if let Some(objects) = inference_pools {
+            let separator = if pools.is_empty() { "" } else { "\n" };
+            write!(f, "{separator}inference pools: ")?;
+            write_objects(f, objects)?;
         }
         let (body, requests) = (settings.max_body_bytes >> 10, settings.max_concurrent);
         write!(
@@ -39,6 +48,16 @@ impl fmt::Display for Meaning<'_> {
         }
         Ok(())
     }
+}
+
+/// Which objects are pools, too, and how their requests are handled.
+fn write_objects(f: &mut fmt::Formatter<'_>, objects: &InferencePoolsConfig) -> fmt::Result {
+    match &objects.namespaces {
+        ObjectNamespaces::Own => f.write_str("of the control plane's namespace")?,
+        ObjectNamespaces::Named(names) => write!(f, "of the namespaces {}", names.join(", "))?,
+        ObjectNamespaces::All => f.write_str("of all namespaces")?,
+    }
+    write!(f, ", strategy {}", objects.strategy().name())
 }
 
 fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {

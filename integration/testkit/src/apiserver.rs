@@ -73,6 +73,8 @@ struct Faults {
     longest_watch: Option<Duration>,
     /// Collections whose lists and watches are answered with 403.
     forbidden: Vec<Collection>,
+    /// Collections that are answered with 404, as kinds are whose definition is not installed.
+    undefined: Vec<Collection>,
     /// Watches that began under an earlier number never say anything again.
     frozen: u64,
 }
@@ -138,6 +140,12 @@ impl ApiServer {
         self.shared.edit(|store| store.put(collection, object));
     }
 
+    /// Like [`ApiServer::delete`] for any collection.
+    pub fn delete_value(&self, collection: &Collection, namespace: &str, name: &str) -> bool {
+        self.shared
+            .edit(|store| store.remove(collection, namespace, name))
+    }
+
     /// Deletes an object; `false` when there was none.
     pub fn delete<K>(&self, namespace: &str, name: &str) -> bool
     where
@@ -171,16 +179,27 @@ impl ApiServer {
 
     /// Refuses lists and watches of a kind with 403, as when a role lacks a rule.
     pub fn forbid<K: k8s_openapi::Resource>(&self) {
-        self.shared
-            .faults
-            .lock()
-            .forbidden
-            .push(Collection::of::<K>());
+        self.forbid_collection(&Collection::of::<K>());
+    }
+
+    /// Like [`ApiServer::forbid`] for any collection.
+    pub fn forbid_collection(&self, collection: &Collection) {
+        self.shared.faults.lock().forbidden.push(collection.clone());
     }
 
     /// Takes back every [`ApiServer::forbid`].
     pub fn permit_all(&self) {
         self.shared.faults.lock().forbidden.clear();
+    }
+
+    /// Has no such kind from now on, as if its definition was not installed.
+    pub fn undefine(&self, collection: &Collection) {
+        self.shared.faults.lock().undefined.push(collection.clone());
+    }
+
+    /// Takes back every [`ApiServer::undefine`].
+    pub fn define_all(&self) {
+        self.shared.faults.lock().undefined.clear();
     }
 
     /// Closes every connection in the middle of whatever it was doing. New ones are accepted.

@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, sync::Arc};
 
-use hermes_core::policy::PoolPolicy;
+use hermes_core::{address::ServerScheme, policy::PoolPolicy};
 
 use super::{
     super::{
@@ -15,10 +15,12 @@ use super::{
         node::Node,
         objectives, pickers, policy, rewrites,
         section::Section,
-        source, strategy, tokenizer,
+        source::{self, EndpointSource, KubernetesSelection},
+        strategy, tokenizer,
     },
     ConfigOrigin, PoolFragment, PoolIssue, PoolParts,
 };
+use crate::discovery::RoleNames;
 
 /// Most models that one pool may name.
 const MAX_MODELS: usize = 1_000;
@@ -53,6 +55,53 @@ pub(in super::super) fn read(section: &mut Section<'_>) -> Option<PoolFragment> 
 
 fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
     let models = read_models(section);
+    let (engine, lanes) = read_engine(section);
+    let rewrites = rewrites::read(section);
+    let objectives = objectives::read(section);
+    let pickers = pickers::read(section);
+    let mut sources = source::read(section);
+    let (handling, roles) = read_handling(section, engine);
+    sources
+        .iter_mut()
+        .for_each(|source| source.name_roles(&roles.names));
+    PoolParts {
+        name,
+        models,
+        lanes,
+        // A role counts for an endpoint that another source finds, too.
+        sources: roles.sources.into_iter().chain(sources).collect(),
+        pickers,
+        rewrites,
+        objectives,
+        ..handling
+    }
+}
+
+/// The keys of a pool but those that name it, its models and its endpoints, and how its roles are
+/// called. Its endpoints, which something else names, have this `scheme`.
+pub(in super::super) fn read_policy(
+    section: &mut Section<'_>,
+    scheme: ServerScheme,
+) -> (PoolParts, RoleNames) {
+    let (engine, lanes) = read_engine(section);
+    let (handling, PoolRoles { sources, names, .. }) = read_handling(section, engine);
+    if !sources.is_empty() {
+        let fix = "remove `prefill`, `decode` and `leaders`: labels of the pods name their roles";
+        section.error("disaggregation", "static endpoints", fix);
+    }
+    let parts = PoolParts { lanes, ..handling };
+    let (_, issues) = PoolParts {
+        sources: vec![EndpointSource::Pods(KubernetesSelection::new(scheme))],
+        ..parts.clone()
+    }
+    .check();
+    for issue in issues {
+        record(section, issue.key, &issue);
+    }
+    (parts, names)
+}
+
+fn read_engine(section: &mut Section<'_>) -> (EngineKind, Option<u32>) {
     let engine = section
         .one_of(
             "engine",
@@ -68,23 +117,17 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
              (data-parallel ranks, pipeline stages).",
         )
         .or_unset("what the engine's metrics report, else `kvEvents.ranks`, else `1`");
-    let rewrites = rewrites::read(section);
-    let objectives = objectives::read(section);
-    let pickers = pickers::read(section);
-    let mut sources = source::read(section);
-    let disaggregation = section.optional_section(
+    (engine, lanes)
+}
+
+/// How requests are handled, without name, models and endpoints; and the roles of endpoints.
+fn read_handling(section: &mut Section<'_>, engine: EngineKind) -> (PoolParts, PoolRoles) {
+    let roles = section.optional_section(
         "disaggregation",
         "How requests are split between prefill and decode endpoints; without it, those serve nothing.",
         disaggregation::read,
     );
-    let PoolRoles {
-        policy: disaggregation,
-        sources: roles,
-        names,
-    } = disaggregation.unwrap_or_default();
-    sources
-        .iter_mut()
-        .for_each(|source| source.name_roles(&names));
+    let mut roles = roles.unwrap_or_default();
     let strategy =
         strategy::key(section, "How an endpoint is chosen.").or(PoolPolicy::default().strategy);
     let queue = section.optional_section(
@@ -119,16 +162,11 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
     );
     let policy = PoolPolicy {
         strategy,
-        disaggregation,
+        disaggregation: roles.policy.take(),
         ..policy::read(section)
     };
-    PoolParts {
-        name,
-        models,
+    let handling = PoolParts {
         engine,
-        lanes,
-        // A role counts for an endpoint that another source finds, too.
-        sources: roles.into_iter().chain(sources).collect(),
         policy,
         tls,
         queue,
@@ -136,10 +174,9 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
         kv_manager: kv_manager.flatten(),
         kv_events: kv_events.flatten(),
         tokenizer: tokenizer.flatten(),
-        pickers,
-        rewrites,
-        objectives,
-    }
+        ..PoolParts::new(Arc::default())
+    };
+    (handling, roles)
 }
 
 /// Records an issue at the key that the part has in this section.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kube::{Client, Config};
+use tokio::time::sleep;
 
 /// How long connecting may take; short, as a router waits for it while an API server restarts.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -11,6 +12,9 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// so that it is reached only when packets vanish: a list or the beginning of a watch has no other
 /// limit in the client.
 const SILENCE: Duration = Duration::from_secs(70);
+
+/// The pause after the API server's address could not be found out.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +37,22 @@ pub async fn infer() -> Result<Client, ConnectError> {
         .await
         .map_err(|error| ConnectError::Config(Box::new(error)))?;
     connect(config)
+}
+
+/// As [`infer`], tried again every five seconds until there is one. `what` waits for it.
+pub(crate) async fn await_client(what: &str) -> Client {
+    let mut has_failed = false;
+    loop {
+        match infer().await {
+            Ok(client) => return client,
+            Err(error) => {
+                if !std::mem::replace(&mut has_failed, true) {
+                    tracing::warn!(%error, "{what} cannot begin, trying again every {RETRY:?}");
+                }
+                sleep(RETRY).await;
+            }
+        }
+    }
 }
 
 /// A client for `config` with the timeouts that long watches need.

@@ -12,6 +12,7 @@ mod services;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hermes_core::address::ServerAddress;
+use kube::core::ObjectMeta;
 
 pub(crate) use self::services::SERVICE_NAME;
 pub(crate) use self::{pods::PodIndex, services::ServiceIndex};
@@ -20,19 +21,24 @@ use crate::discovery::DiscoveredEndpoint;
 /// Takes in objects of one kind. Every method says whether anything that bears on endpoints
 /// changed.
 ///
-/// Objects are named without their namespace, as an index never sees more than one.
+/// Objects are distinguished by their key.
 pub(crate) trait ObjectIndex<K> {
+    /// What distinguishes an object: its name, where no more than one namespace is watched.
+    fn key(&self, metadata: &ObjectMeta) -> String {
+        metadata.name.clone().unwrap_or_default()
+    }
+
     /// An object exists and looks like this now.
     fn apply(&mut self, object: K) -> bool;
 
-    /// An object is gone.
-    fn delete(&mut self, name: &str) -> bool;
+    /// The object of this key is gone.
+    fn delete(&mut self, key: &str) -> bool;
 
     /// A whole list came: `listed` exist, and `gone` were known and are not listed anymore.
     fn reset(&mut self, listed: Vec<K>, gone: &BTreeSet<String>) -> bool {
         let mut changed = false;
-        for name in gone {
-            changed |= self.delete(name);
+        for key in gone {
+            changed |= self.delete(key);
         }
         for object in listed {
             changed |= self.apply(object);

@@ -5,7 +5,7 @@
 //! for all kinds: the names that were known are kept, a list crosses off what it holds, and what is
 //! left over is gone.
 
-use std::collections::BTreeSet;
+use std::{any::type_name, collections::BTreeSet};
 
 use kube::{Resource, ResourceExt, core::DeserializeGuard, runtime::watcher::Event};
 
@@ -49,7 +49,7 @@ impl<K> Default for RelistDiff<K> {
     }
 }
 
-impl<K: Resource<DynamicType = ()>> RelistDiff<K> {
+impl<K: Resource> RelistDiff<K> {
     /// Applies one event. `index` is only called when an object changed.
     pub(crate) fn fold(
         &mut self,
@@ -64,7 +64,7 @@ impl<K: Resource<DynamicType = ()>> RelistDiff<K> {
                 RelistOutcome::Listing
             }
             Event::InitApply(object) => {
-                let name = object.name_any();
+                let name = index.key(object.meta());
                 self.unseen.remove(&name);
                 self.known.insert(name);
                 self.listed.extend(parsed(object));
@@ -78,13 +78,13 @@ impl<K: Resource<DynamicType = ()>> RelistDiff<K> {
                 }
             }
             Event::Apply(object) => {
-                self.known.insert(object.name_any());
+                self.known.insert(index.key(object.meta()));
                 RelistOutcome::Updated {
                     changed: parsed(object).is_some_and(|object| index.apply(object)),
                 }
             }
             Event::Delete(object) => {
-                let name = object.name_any();
+                let name = index.key(object.meta());
                 self.known.remove(&name);
                 RelistOutcome::Updated {
                     changed: index.delete(&name),
@@ -96,14 +96,20 @@ impl<K: Resource<DynamicType = ()>> RelistDiff<K> {
 
 /// The object, or nothing but a warning: its last good version then stays until it is deleted or
 /// can be read again.
-fn parsed<K: Resource<DynamicType = ()>>(object: DeserializeGuard<K>) -> Option<K> {
+fn parsed<K: Resource>(object: DeserializeGuard<K>) -> Option<K> {
     let name = object.name_any();
     let namespace = object.namespace().unwrap_or_default();
     match object.0 {
         Ok(object) => Some(object),
         Err(invalid) => {
-            let kind = K::kind(&());
-            tracing::warn!(%kind, namespace, name, error = invalid.error, "object cannot be parsed and is skipped");
+            let kind = type_name::<K>().rsplit("::").next();
+            tracing::warn!(
+                kind,
+                namespace,
+                name,
+                error = invalid.error,
+                "object cannot be parsed and is skipped"
+            );
             None
         }
     }

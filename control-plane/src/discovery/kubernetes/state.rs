@@ -1,6 +1,8 @@
 //! What the watches of one source share: the index, its status, and the bell that wakes the
 //! publisher.
 
+use std::time::Duration;
+
 use kube::{Resource, core::DeserializeGuard, runtime::watcher::Event};
 use parking_lot::Mutex;
 use tokio::{
@@ -14,6 +16,7 @@ use super::{
     readiness::UsableEndpoints,
     relist::{RelistDiff, RelistOutcome},
     status::{DiscoveryStatus, WatchStatus},
+    watch_loop::{WatchError, WatchSink},
 };
 
 /// One index and who is interested in it.
@@ -46,7 +49,7 @@ impl<I> SourceIndex<I> {
     ) -> RelistOutcome
     where
         I: ObjectIndex<K>,
-        K: Resource<DynamicType = ()>,
+        K: Resource,
     {
         let outcome = relist.fold(event, &mut *self.index.lock());
         let news = match outcome {
@@ -92,6 +95,22 @@ impl<I> SourceIndex<I> {
             let watch = status.watches.iter_mut().find(|watch| watch.kind == kind);
             watch.is_some_and(edit)
         })
+    }
+}
+
+impl<K: Resource, I: ObjectIndex<K>> WatchSink<K> for SourceIndex<I> {
+    fn receive(
+        &self,
+        kind: &'static str,
+        relist: &mut RelistDiff<K>,
+        event: Event<DeserializeGuard<K>>,
+    ) -> RelistOutcome {
+        self.fold(kind, relist, event)
+    }
+
+    fn report_failure(&self, kind: &'static str, error: &WatchError) -> Duration {
+        self.failed(kind, &error.to_string());
+        Duration::ZERO
     }
 }
 

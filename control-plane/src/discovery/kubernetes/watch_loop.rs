@@ -26,11 +26,7 @@ use kube::{
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{
-    index::ObjectIndex,
-    relist::{RelistDiff, RelistOutcome},
-    state::SourceIndex,
-};
+use super::relist::{RelistDiff, RelistOutcome};
 
 /// The first pause after a failure, and the longest, short enough to be right again within 5 s
 /// after an API server is back.
@@ -48,58 +44,103 @@ pub(crate) struct Pace {
     pub(crate) resync: Duration,
 }
 
+/// Receives what a watch reports.
+pub(crate) trait WatchSink<K: Resource> {
+    /// Takes in one event of the watch on `kind`. Gives back what it did.
+    fn receive(
+        &self,
+        kind: &'static str,
+        relist: &mut RelistDiff<K>,
+        event: Event<DeserializeGuard<K>>,
+    ) -> RelistOutcome;
+
+    /// Notes that the watch on `kind` failed; what is known stays. Gives back how long to wait at
+    /// least before it is tried again.
+    fn report_failure(&self, kind: &'static str, error: &WatchError) -> Duration;
+}
+
+/// Why a watch has ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WatchError {
+    /// The API server refused it, or could not be reached.
+    #[error(transparent)]
+    Api(#[from] watcher::Error),
+    /// It ended by itself.
+    #[error("the watch ended")]
+    Ended,
+    /// A list made no progress.
+    #[error("no progress listing {kind} within {limit:?}")]
+    Stuck {
+        /// What was listed.
+        kind: &'static str,
+        /// How long that may take.
+        limit: Duration,
+    },
+}
+
+// === WatchError ===
+
+impl WatchError {
+    /// Whether the API server does not have the kind.
+    pub(crate) fn is_not_found(&self) -> bool {
+        use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
+        let Self::Api(InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error)) =
+            self
+        else {
+            return false;
+        };
+        matches!(error, kube::Error::Api(status) if status.code == 404)
+    }
+}
+
 /// Follows one kind for ever. `open` begins a watch with a fresh list.
-pub(crate) async fn follow<K, I, S>(
-    state: &SourceIndex<I>,
+pub(crate) async fn follow<K, S>(
+    sink: &impl WatchSink<K>,
     kind: &'static str,
     pace: Pace,
     mut open: impl FnMut() -> S,
 ) -> Infallible
 where
-    I: ObjectIndex<K>,
-    K: Resource<DynamicType = ()>,
+    K: Resource,
     S: Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>>,
 {
     let mut relist = RelistDiff::default();
     let mut backoff = Backoff::new(BACKOFF, RandomState::new().hash_one(kind));
     loop {
         let began = Instant::now();
-        let Err(error) = session(state, kind, pace, &mut relist, open()).await else {
+        let Err(error) = session(sink, kind, pace, &mut relist, open()).await else {
             continue;
         };
         if began.elapsed() > HOLDS {
             backoff.reset();
         }
-        state.failed(kind, &error);
-        sleep(backoff.next_pause()).await;
+        let least = sink.report_failure(kind, &error);
+        sleep(backoff.next_pause().max(least)).await;
     }
 }
 
 /// Lists and watches until a failure, or until the next periodic list.
-async fn session<K, I>(
-    state: &SourceIndex<I>,
+async fn session<K: Resource>(
+    sink: &impl WatchSink<K>,
     kind: &'static str,
     pace: Pace,
     relist: &mut RelistDiff<K>,
     events: impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>>,
-) -> Result<(), String>
-where
-    I: ObjectIndex<K>,
-    K: Resource<DynamicType = ()>,
-{
+) -> Result<(), WatchError> {
     let mut events = pin!(events);
     let mut listing = true;
     let mut deadline = Instant::now() + pace.list;
     loop {
         let event = match timeout_at(deadline, events.next()).await {
-            Ok(Some(event)) => event.map_err(|error| error.to_string())?,
-            Ok(None) => return Err("the watch ended".to_owned()),
+            Ok(Some(event)) => event?,
+            Ok(None) => return Err(WatchError::Ended),
             Err(_) if listing => {
-                return Err(format!("no progress listing {kind} within {:?}", pace.list));
+                let limit = pace.list;
+                return Err(WatchError::Stuck { kind, limit });
             }
             Err(_) => return Ok(()),
         };
-        match state.fold(kind, relist, event) {
+        match sink.receive(kind, relist, event) {
             RelistOutcome::Listing => {
                 listing = true;
                 deadline = Instant::now() + pace.list;

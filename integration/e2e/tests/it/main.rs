@@ -17,6 +17,7 @@ mod engine;
 mod extra_paths;
 mod fallback;
 mod forwarded_requests;
+mod inference_pools;
 mod kv_events;
 mod kv_manager;
 mod load;

@@ -22,6 +22,15 @@ impl Collection {
         }
     }
 
+    /// The collection of a custom resource.
+    #[must_use]
+    pub fn custom(group: &str, version: &str, plural: &str) -> Self {
+        Self {
+            root: format!("/apis/{group}/{version}"),
+            plural: plural.to_owned(),
+        }
+    }
+
     /// Reads `ROOT/namespaces/NAMESPACE/PLURAL` and `ROOT/PLURAL`; the second means all namespaces.
     pub(crate) fn parse(path: &str) -> Option<(Self, Option<String>)> {
         let segments: Vec<_> = path.strip_prefix('/')?.split('/').collect();

@@ -46,6 +46,9 @@ async fn respond(
     if shared.faults.lock().forbidden.contains(collection) {
         return Err(Refusal::forbidden(collection.plural()));
     }
+    if shared.faults.lock().undefined.contains(collection) {
+        return Err(Refusal::not_found());
+    }
     if query.watch {
         let body = StreamBody::new(events(shared, query));
         return Ok(json_response(StatusCode::OK, BodyExt::boxed_unsync(body)));

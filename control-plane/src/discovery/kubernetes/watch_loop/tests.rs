@@ -5,7 +5,10 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use tokio::{sync::watch, time::timeout};
 
 use super::*;
-use crate::discovery::DiscoveryStatus;
+use crate::discovery::{
+    DiscoveryStatus,
+    kubernetes::{index::ObjectIndex, state::SourceIndex},
+};
 
 const KIND: &str = "configmaps";
 const PACE: Pace = Pace {

@@ -1,0 +1,44 @@
+//! Objects of the Gateway API Inference Extension as configuration: pools, and what is said of
+//! them.
+//!
+//! ```text
+//!   API server ──watch each kind──▶ store ──▶ catalog (last good version of each object)
+//!                                               │
+//!                      inferencePools.policy ──▶ compile (pure) ──▶ fragments, verdicts
+//!                                                                       │
+//!   configuration file ────────────────────────────────────▶ merge ◀────┘
+//!                                                              └──▶ watch<Config>
+//! ```
+//!
+//! | object | becomes |
+//! |---|---|
+//! | `InferencePool` | a pool `namespace/name`: its pods, each target port an endpoint; its picker |
+//! | `InferenceModel` | a rewrite of one model |
+//! | `InferenceModelRewrite` | rewrites |
+//! | `InferenceObjective` | an objective |
+//!
+//! Invariants:
+//! * an object that cannot be used leaves its last good version in use, and every other object as
+//!   it is;
+//! * nothing is published before every kind was listed once, or is known not to be installed: half
+//!   a picture would take pools away;
+//! * definitions may be absent, and may be installed later;
+//! * the file wins: objects are added to its pools, and never replace one.
+
+mod catalog;
+mod compile;
+mod feed;
+mod kind;
+mod metrics;
+mod model;
+mod objective;
+mod pool;
+mod pool_reference;
+mod rewrite;
+mod store;
+mod targets;
+
+pub(crate) use self::{
+    feed::{MergedConfig, ObjectFeed},
+    metrics::ObjectMetrics,
+};

@@ -1,0 +1,309 @@
+//! From objects to pools: which pools there are, and what the objects that refer to them add. Pure.
+//!
+//! ```text
+//!   InferencePool ─────────────┬─▶ PoolFragment namespace/name
+//!   InferenceModel ────────────┤     rewrites: of InferenceModelRewrites, then of InferenceModels
+//!   InferenceModelRewrite ─────┤     objectives
+//!   InferenceObjective ────────┘     pickers
+//! ```
+//!
+//! Of two objects that conflict the older one counts, and the first by name where both are equally
+//! old. Of two of one kind and name in both groups, the one of the newer group counts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use hermes_core::{inference_pool::Objective, rewrites::ModelRewrite};
+
+use super::{
+    catalog::{CatalogEntry, ObjectCatalog, ObjectKey, ObjectSpec, reference},
+    kind::ObjectKind,
+    model::InferenceModel,
+    pool::InferencePool,
+};
+use crate::config::{InferencePoolsConfig, ObjectPool, PoolFragment};
+
+/// What the objects mean together.
+#[derive(Debug, Default)]
+pub(crate) struct CompiledObjects {
+    /// A fragment for each pool, by name.
+    pub(crate) fragments: Vec<PoolFragment>,
+    /// What became of each object.
+    pub(crate) verdicts: BTreeMap<ObjectKey, ObjectVerdict>,
+}
+
+/// What became of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ObjectVerdict {
+    /// It is in use; says what of it is not.
+    Accepted(Option<String>),
+    /// It is not in use.
+    Refused {
+        /// In one word, for programs.
+        reason: RefusalReason,
+        /// What is the matter, for people.
+        message: String,
+    },
+    /// It is for another picker, or for a pool that is not there: nothing is said of it.
+    Foreign,
+}
+
+/// Why an object is not in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RefusalReason {
+    /// It cannot be understood.
+    Invalid,
+    /// Another object of its pool has the same model.
+    ModelNameInUse,
+    /// An object of the newer group has the same name.
+    Superseded,
+}
+
+/// A pool while its parts are collected.
+struct PoolDraft<'a> {
+    key: &'a ObjectKey,
+    pool: &'a InferencePool,
+    /// In order of precedence.
+    rewrites: Vec<ModelRewrite>,
+    objectives: BTreeMap<Arc<str>, i32>,
+    /// Those that have an `InferenceModel`.
+    models: BTreeSet<Arc<str>>,
+}
+
+/// Pools by namespace and name.
+type Pools<'a> = BTreeMap<(&'a str, &'a str), PoolDraft<'a>>;
+
+// === Compiling ===
+
+/// Compiles all objects.
+pub(crate) fn compile(catalog: &ObjectCatalog, config: &InferencePoolsConfig) -> CompiledObjects {
+    let mut verdicts = BTreeMap::new();
+    let mut pools = pools(catalog, config, &mut verdicts);
+    // The rewrites first: their kind is the newer one.
+    for kinds in [
+        &[ObjectKind::Rewrite, ObjectKind::EarlierRewrite][..],
+        &[ObjectKind::Model],
+        &[ObjectKind::Objective, ObjectKind::EarlierObjective],
+    ] {
+        add(catalog, kinds, &mut pools, &mut verdicts);
+    }
+    let fragments = pools.into_values().map(|parts| parts.fragment(config));
+    CompiledObjects {
+        fragments: fragments.collect(),
+        verdicts,
+    }
+}
+
+/// The pools that this router serves.
+fn pools<'a>(
+    catalog: &'a ObjectCatalog,
+    config: &InferencePoolsConfig,
+    verdicts: &mut BTreeMap<ObjectKey, ObjectVerdict>,
+) -> Pools<'a> {
+    let mut pools = Pools::new();
+    for (key, entry) in catalog.iter() {
+        let (ObjectKind::Pool | ObjectKind::EarlierPool, namespace, name) = key else {
+            continue;
+        };
+        let Some(ObjectSpec::Pool(pool)) = entry.spec() else {
+            verdicts.insert(key.clone(), entry.unusable());
+            continue;
+        };
+        let verdict = if pools.contains_key(&(&**namespace, &**name)) {
+            ObjectVerdict::superseded(key)
+        } else if is_foreign(pool, config) {
+            ObjectVerdict::Foreign
+        } else {
+            pools.insert((namespace, name), PoolDraft::new(key, pool));
+            entry.verdict()
+        };
+        verdicts.insert(key.clone(), verdict);
+    }
+    pools
+}
+
+/// Whether a pool refers to the picker of another router.
+fn is_foreign(pool: &InferencePool, config: &InferencePoolsConfig) -> bool {
+    let ours = &config.pickers;
+    let is_ours = pool.picker.as_ref().is_none_or(|picker| {
+        ours.iter()
+            .any(|own| own.is(&picker.namespace, &picker.service))
+    });
+    !ours.is_empty() && !is_ours
+}
+
+/// Adds the objects of these kinds to their pools, the oldest first.
+fn add<'a>(
+    catalog: &'a ObjectCatalog,
+    kinds: &[ObjectKind],
+    pools: &mut Pools<'a>,
+    verdicts: &mut BTreeMap<ObjectKey, ObjectVerdict>,
+) {
+    let mut objects: Vec<_> = catalog
+        .iter()
+        .filter(|((kind, ..), _)| kinds.contains(kind))
+        .collect();
+    let named: BTreeSet<&ObjectKey> = objects.iter().map(|(key, _)| *key).collect();
+    let is_superseded = |(kind, namespace, name): &ObjectKey| {
+        let mut stronger = kinds.iter().take_while(|of| *of != kind);
+        stronger.any(|of| {
+            let key = (*of, Arc::clone(namespace), Arc::clone(name));
+            named.contains(&key)
+        })
+    };
+    objects.sort_by(|(one, first), (other, second)| {
+        let age = |entry: &CatalogEntry| (entry.created.is_none(), entry.created);
+        let by_name = |key: &ObjectKey| (Arc::clone(&key.1), Arc::clone(&key.2));
+        age(first)
+            .cmp(&age(second))
+            .then_with(|| by_name(one).cmp(&by_name(other)))
+    });
+    for (key, entry) in objects {
+        let verdict = if is_superseded(key) {
+            ObjectVerdict::superseded(key)
+        } else {
+            match entry.spec() {
+                None => entry.unusable(),
+                Some(spec) => pool_of(pools, key, spec).map_or(ObjectVerdict::Foreign, |pool| {
+                    pool.add(key, spec).unwrap_or_else(|| entry.verdict())
+                }),
+            }
+        };
+        verdicts.insert(key.clone(), verdict);
+    }
+}
+
+fn pool_of<'p, 'a>(
+    pools: &'p mut Pools<'a>,
+    (_, namespace, _): &'a ObjectKey,
+    spec: &'a ObjectSpec,
+) -> Option<&'p mut PoolDraft<'a>> {
+    let pool: &'a str = spec.pool()?;
+    pools.get_mut(&(&**namespace, pool))
+}
+
+// === PoolDraft ===
+
+impl<'a> PoolDraft<'a> {
+    fn new(key: &'a ObjectKey, pool: &'a InferencePool) -> Self {
+        Self {
+            key,
+            pool,
+            rewrites: Vec::new(),
+            objectives: BTreeMap::new(),
+            models: BTreeSet::new(),
+        }
+    }
+
+    /// Adds what an object says. Returns why it does not count.
+    fn add(&mut self, (_, _, name): &ObjectKey, spec: &ObjectSpec) -> Option<ObjectVerdict> {
+        match spec {
+            ObjectSpec::Pool(_) => {}
+            ObjectSpec::Rewrite(rewrite) => self.rewrites.extend_from_slice(&rewrite.rewrites),
+            ObjectSpec::Objective(objective) => {
+                self.objectives.insert(Arc::clone(name), objective.priority);
+            }
+            ObjectSpec::Model(model) => return self.add_model(model),
+        }
+        None
+    }
+
+    /// The oldest object of a model counts. Its targets are rewrites like others, after those of
+    /// the newer kind.
+    fn add_model(
+        &mut self,
+        InferenceModel { model, targets, .. }: &InferenceModel,
+    ) -> Option<ObjectVerdict> {
+        if !self.models.insert(Arc::clone(model)) {
+            return Some(ObjectVerdict::Refused {
+                reason: RefusalReason::ModelNameInUse,
+                message: format!("an older InferenceModel of the pool is for the model {model}"),
+            });
+        }
+        let rewrite = ModelRewrite {
+            model: Some(Arc::clone(model)),
+            targets: Arc::clone(targets),
+        };
+        let is_rewritten = self
+            .rewrites
+            .iter()
+            .any(|earlier| earlier.model == rewrite.model);
+        self.rewrites.push(rewrite);
+        is_rewritten.then(|| {
+            let note = "its targets are not in use: an InferenceModelRewrite is for the same model";
+            ObjectVerdict::Accepted(Some(note.to_owned()))
+        })
+    }
+
+    fn fragment(self, config: &InferencePoolsConfig) -> PoolFragment {
+        let Self {
+            key,
+            pool,
+            rewrites,
+            objectives,
+            models: _,
+        } = self;
+        let objective = |(name, priority)| Objective { name, priority };
+        let (port, further) = pool.ports.split_first().unwrap_or((&0, &[]));
+        config.fragment(
+            reference(key),
+            ObjectPool {
+                labels: pool.labels.clone(),
+                port: *port,
+                further_ports: further.to_vec(),
+                wants_prefix_cache: pool.wants_prefix_cache,
+                engine: pool.engine,
+                pickers: pool.picker.iter().cloned().collect(),
+                rewrites,
+                objectives: objectives.into_iter().map(objective).collect(),
+            },
+        )
+    }
+}
+
+// === CatalogEntry ===
+
+impl CatalogEntry {
+    /// What becomes of an object that is in use.
+    fn verdict(&self) -> ObjectVerdict {
+        let Some((in_use, _)) = &self.usable else {
+            return self.unusable();
+        };
+        if self.faults.is_empty() {
+            return ObjectVerdict::Accepted(None);
+        }
+        if *in_use == self.generation {
+            return ObjectVerdict::Accepted(Some(format!("in use except for: {}", self.faults)));
+        }
+        ObjectVerdict::Refused {
+            reason: RefusalReason::Invalid,
+            message: format!("generation {in_use} stays in use: {}", self.faults),
+        }
+    }
+
+    fn unusable(&self) -> ObjectVerdict {
+        ObjectVerdict::Refused {
+            reason: RefusalReason::Invalid,
+            message: self.faults.to_string(),
+        }
+    }
+}
+
+// === ObjectVerdict ===
+
+impl ObjectVerdict {
+    fn superseded((kind, ..): &ObjectKey) -> Self {
+        Self::Refused {
+            reason: RefusalReason::Superseded,
+            message: format!(
+                "the {} of the same name in the newer API group is in use",
+                kind.name()
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
