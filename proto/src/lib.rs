@@ -1,5 +1,6 @@
 //! The contract between the planes: `hermes.v1` on the wire, and what its messages mean in
-//! [`hermes_core`].
+//! [`hermes_core`]. And two contracts of others, by which gateways ask the data plane: [`ext_proc`]
+//! and [`health`].
 //!
 //! Only the two planes and the test harness use the generated types, and only at their borders:
 //! everything behind a border works on checked values of `hermes_core`. [`convert`] holds every
@@ -21,8 +22,35 @@ pub mod v1 {
     include!("../generated/hermes.v1.rs");
 }
 
+/// External processing, by which a gateway asks an endpoint picker: the part of Envoy's API that one
+/// uses. Generated from `proto/envoy/service/ext_proc/v3/external_processor.proto`.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated code"
+)]
+pub mod ext_proc {
+    include!("../generated/envoy.service.ext_proc.v3.rs");
+}
+
+/// Health checks over gRPC. Generated from `proto/grpc/health/v1/health.proto`.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated code"
+)]
+pub mod health {
+    include!("../generated/grpc.health.v1.rs");
+}
+
 /// Encodes and decodes the messages of [`v1`].
 pub use prost::Message;
+/// The value of a structure, in metadata of [`ext_proc`].
+pub use prost_types::{ListValue, Struct, Value, value::Kind};
 
 /// Largest message that either end accepts, in bytes: a snapshot of ten thousand endpoints takes
 /// about two million.

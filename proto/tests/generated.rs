@@ -1,32 +1,56 @@
-//! `generated/hermes.v1.rs` is what `proto/hermes/v1/*.proto` says.
+//! The files of `generated` are what those of `proto` say.
 
 use std::{fs, path::Path};
 
 use tempfile::tempdir;
 
-const GENERATED: &str = "hermes.v1.rs";
+/// The root of each service, and the file that is generated for its package.
+const SERVICES: [(&str, &str); 3] = [
+    ("hermes/v1/router.proto", "hermes.v1.rs"),
+    (
+        "envoy/service/ext_proc/v3/external_processor.proto",
+        "envoy.service.ext_proc.v3.rs",
+    ),
+    ("grpc/health/v1/health.proto", "grpc.health.v1.rs"),
+];
+
+/// Fields whose bytes are kept as they arrive, without a copy.
+const SHARED_BYTES: [&str; 4] = [
+    ".hermes.v1.PromptText",
+    ".hermes.v1.FromControlPlane",
+    ".envoy.service.ext_proc.v3",
+    ".grpc.health.v1",
+];
 
 /// The code is part of the repository, so that a build of a binary compiles no code generator.
 #[test]
 fn the_generated_code_equals_the_proto_files() {
     let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = crate_folder.join("proto");
-    let output = tempdir().expect("a folder for the output");
-    let files = protox::compile([root.join("hermes/v1/router.proto")], [root])
-        .expect("the proto files compile");
-    tonic_prost_build::configure()
-        .bytes(".hermes.v1.PromptText")
-        .bytes(".hermes.v1.FromControlPlane")
-        .out_dir(output.path())
-        .emit_rerun_if_changed(false)
-        .compile_fds(files)
-        .expect("the code is generated");
-
-    let new = fs::read_to_string(output.path().join(GENERATED)).expect("the generated code");
-    let path = crate_folder.join("generated").join(GENERATED);
-    if fs::read_to_string(&path).unwrap_or_default() == new {
-        return;
+    let mut outdated = Vec::new();
+    for (service, generated) in SERVICES {
+        let output = tempdir().expect("a folder for the output");
+        let files =
+            protox::compile([root.join(service)], [&root]).expect("the proto files compile");
+        let builder = SHARED_BYTES
+            .into_iter()
+            .fold(tonic_prost_build::configure(), |builder, path| {
+                builder.bytes(path)
+            });
+        builder
+            .out_dir(output.path())
+            .emit_rerun_if_changed(false)
+            .compile_fds(files)
+            .expect("the code is generated");
+        let new = fs::read_to_string(output.path().join(generated)).expect("the generated code");
+        let path = crate_folder.join("generated").join(generated);
+        if fs::read_to_string(&path).unwrap_or_default() != new {
+            fs::write(&path, new).expect("a writable repository");
+            outdated.push(generated);
+        }
     }
-    fs::write(&path, new).expect("a writable repository");
-    panic!("generated/{GENERATED} was out of date and is regenerated: commit it, and test again");
+    assert!(
+        outdated.is_empty(),
+        "{outdated:?} in `generated` are written anew: commit them, and test again"
+    );
 }
