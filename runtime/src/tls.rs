@@ -1,5 +1,6 @@
 //! TLS: between the planes mutual, by one folder of certificates, followed as it changes; toward
-//! other servers by the authorities that are trusted ([`ServerTrust`]).
+//! other servers by the authorities that are trusted ([`ServerTrust`]); toward clients that show no
+//! certificate by a folder with the server's ([`ServerCertificate`]).
 //!
 //! ```text
 //!   DIR/ca.crt, tls.crt, tls.key ──every 500 ms──▶ same content? ──no──▶ check ──good──▶ ArcSwap: server and client
@@ -10,8 +11,8 @@
 //! folder.
 //!
 //! Invariants:
-//! * each side shows a certificate and asks for one: a peer without one that the authority signed
-//!   is rejected;
+//! * between the planes, each side shows a certificate and asks for one: a peer without one that the
+//!   authority signed is rejected;
 //! * a connection keeps the certificates that it began with, so that a rotation cuts nothing off;
 //!   nothing is resumed, so that every new connection is checked by the newest ones;
 //! * the content decides, not the time of change: a Secret is swapped by a symlink;
@@ -24,6 +25,7 @@ mod folder;
 mod identity;
 mod metrics;
 mod parties;
+mod server_certificate;
 mod trust;
 
 use std::{io, path::PathBuf};
@@ -32,6 +34,7 @@ pub use self::{
     authority_list::AuthorityList,
     folder::TlsFolder,
     parties::Tls,
+    server_certificate::ServerCertificate,
     trust::{NoAuthority, ServerTrust},
 };
 

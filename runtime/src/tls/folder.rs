@@ -23,10 +23,10 @@ use super::{
 };
 
 /// How often the folder is read.
-const INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long the first reading may take.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest file, in bytes: a Secret holds 1 MiB.
 const LARGEST: u64 = 1 << 20;
@@ -176,7 +176,7 @@ async fn read(folder: PathBuf) -> Result<Content, TlsError> {
     })
 }
 
-fn read_file(path: PathBuf) -> Result<Vec<u8>, TlsError> {
+pub(super) fn read_file(path: PathBuf) -> Result<Vec<u8>, TlsError> {
     read_bounded(&path).map_err(|source| TlsError::Read { path, source })
 }
 

@@ -42,14 +42,12 @@ impl Identity {
     pub(super) fn read(content: &Content, provider: &CryptoProvider) -> Result<Self, Mistake> {
         let authorities =
             certificates(&content.authority).map_err(|problem| (AUTHORITY, problem))?;
-        let chain = certificates(&content.certificate).map_err(|problem| (CERTIFICATE, problem))?;
+        let (own, expires) = own_certificate(&content.certificate, &content.key, provider)?;
         let authority_expires = authorities
             .iter()
             .map(end_of)
             .try_fold(i64::MIN, |last, end| Ok(last.max(end?)));
         let authority_expires = authority_expires.map_err(|problem| (AUTHORITY, problem))?;
-        let own = chain.first().ok_or((CERTIFICATE, Problem::NoCertificate))?;
-        let expires = end_of(own).map_err(|problem| (CERTIFICATE, problem))?;
 
         let mut authority = RootCertStore::empty();
         for certificate in authorities {
@@ -57,20 +55,33 @@ impl Identity {
                 .add(certificate)
                 .map_err(|_| (AUTHORITY, Problem::BrokenCertificate))?;
         }
-        let key = PrivateKeyDer::from_pem_slice(&content.key).map_err(|_| (KEY, Problem::NoKey))?;
-        let key = provider
-            .key_provider
-            .load_private_key(key)
-            .map_err(|_| (KEY, Problem::NoKey))?;
-        let own = CertifiedKey::new(chain, key);
-        own.keys_match().map_err(|_| (KEY, Problem::OtherKey))?;
         Ok(Self {
-            own: Arc::new(own),
+            own,
             authority: Arc::new(authority),
             expires,
             authority_expires,
         })
     }
+}
+
+/// The certificate of a process, with its key, and when it ends, as Unix time in seconds. Both are
+/// PEM.
+pub(super) fn own_certificate(
+    certificate: &[u8],
+    key: &[u8],
+    provider: &CryptoProvider,
+) -> Result<(Arc<CertifiedKey>, i64), Mistake> {
+    let chain = certificates(certificate).map_err(|problem| (CERTIFICATE, problem))?;
+    let own = chain.first().ok_or((CERTIFICATE, Problem::NoCertificate))?;
+    let expires = end_of(own).map_err(|problem| (CERTIFICATE, problem))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| (KEY, Problem::NoKey))?;
+    let key = provider
+        .key_provider
+        .load_private_key(key)
+        .map_err(|_| (KEY, Problem::NoKey))?;
+    let own = CertifiedKey::new(chain, key);
+    own.keys_match().map_err(|_| (KEY, Problem::OtherKey))?;
+    Ok((Arc::new(own), expires))
 }
 
 /// Every certificate of a PEM file, at least one.

@@ -15,7 +15,7 @@ use rustls::{
 use super::identity::Identity;
 
 /// What is spoken inside: gRPC needs HTTP/2.
-const PROTOCOL: &[u8] = b"h2";
+pub(super) const PROTOCOL: &[u8] = b"h2";
 
 /// How to accept and to dial. Clones share what is newest; load it once for each connection.
 #[derive(Clone)]
@@ -107,6 +107,6 @@ fn client(identity: &Identity) -> ClientConfig {
     config
 }
 
-fn shown(own: &Arc<CertifiedKey>) -> Arc<SingleCertAndKey> {
+pub(super) fn shown(own: &Arc<CertifiedKey>) -> Arc<SingleCertAndKey> {
     Arc::new(SingleCertAndKey::from(Arc::clone(own)))
 }
