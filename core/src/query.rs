@@ -37,7 +37,8 @@ pub struct Query {
     /// It is to be split between a prefill and a decode endpoint, if the pool has pairs for it. As
     /// a request arrives: it may be.
     pub split: bool,
-    /// Endpoints that were tried already and failed.
+    /// Endpoints that the request is not sent to: they were tried already and failed, or it came
+    /// with a list of others.
     pub exclude: SmallVec<[EndpointId; MAX_RANKED]>,
 }
 

@@ -9,20 +9,27 @@ use hermes_runtime::{
     readiness::{Liveness, Readiness},
     shutdown::Drain,
     tasks::Tasks,
-    tls::{TlsError, TlsFolder},
+    tls::{ServerCertificate, TlsError, TlsFolder},
 };
 use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
 
-pub use crate::options::{DataPlaneOptions, cores};
+pub use crate::options::{DataPlaneOptions, PickerOptions, cores};
 use crate::{
     admin,
     clock::uptime,
     link::{identity::ProxyIdentity, report::Reporter},
+    picker::{door::PickerDoor, service::PickerService},
+    place::Placer,
     proxy::Proxy,
     request::admission::AdmissionLimit,
-    server::workers::{Listeners, Worker},
+    server::{
+        picker_port::PickerPort,
+        workers::{Listeners, Worker},
+    },
     sync::{self, ControlPlaneTarget, ControlPlaneTargets, Dialer, RoutingState, SnapshotStore},
     telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
+    worker::WorkerRuntime,
 };
 
 /// A data plane that serves.
@@ -32,6 +39,8 @@ pub struct DataPlane {
     pub listen: SocketAddr,
     /// Where operators and probes connect.
     pub admin: Option<SocketAddr>,
+    /// Where gateways connect, if they may.
+    pub picker: Option<SocketAddr>,
     /// Whether it has a snapshot and does not drain.
     pub readiness: Readiness,
     /// The tasks that serve; when it is dropped they end.
@@ -55,6 +64,17 @@ pub enum DataPlaneStartError {
     /// The folder of certificates cannot be used.
     #[error("{0} (--tls)")]
     Tls(#[from] TlsError),
+    /// The gateways' port is in use or not permitted.
+    #[error("cannot listen on {address} (--picker-listen): {source}")]
+    PickerListen {
+        /// The port.
+        address: SocketAddr,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// The folder of the certificate for gateways cannot be used.
+    #[error("{0} (--picker-tls)")]
+    PickerTls(TlsError),
     /// The name of a control plane is not an address.
     #[error(
         "a control plane is host:port, with a DNS name or an IP address, not {0:?} (--control-plane)"
@@ -81,6 +101,7 @@ pub async fn start(
         admin: admin_address,
         name,
         workers,
+        picker,
     } = options;
     let targets = targets_of(control_planes)?;
     let _clock_starts = uptime();
@@ -91,6 +112,10 @@ pub async fn start(
     let tasks = Tasks::new(liveness.clone(), drain.clone());
     let tls = TlsFolder::follow(tls, &mut registry, &tasks).await?;
     let (listeners, bound) = bind(address, workers)?;
+    let gateways = match picker {
+        Some(options) => Some(GatewayEntry::open(options, &tasks).await?),
+        None => None,
+    };
 
     let (routing, access_log) = (RoutingState::default(), Arc::<AccessLog>::default());
     let admin = Admin::new(readiness.clone(), registry).with_liveness(liveness);
@@ -100,15 +125,22 @@ pub async fn start(
     let identity = ProxyIdentity::new(name);
     let (reporter, reports) = Reporter::new();
     let reporter = Arc::new(reporter);
-    let proxy = Arc::new(Proxy::new(
+    let placer = Arc::new(Placer::new(
         routing.clone(),
         identity.proxy,
         (Arc::clone(&reporter), access_log),
         Arc::clone(&metrics),
         (drain.clone(), AdmissionLimit::new(memory_limit())),
     ));
+    let proxy = Arc::new(Proxy::new(
+        routing.clone(),
+        identity.proxy,
+        Arc::clone(&placer),
+        Arc::clone(&metrics),
+        drain.clone(),
+    ));
     let gate = readiness.gate("snapshot");
-    let snapshots = SnapshotStore::new(routing, Arc::clone(&metrics), gate, workers);
+    let snapshots = SnapshotStore::new(routing.clone(), Arc::clone(&metrics), gate, workers);
     let dialer = Dialer { tls };
     let control_planes = ControlPlaneTargets { targets, dialer };
     let (clients, runtimes) = listeners.into_workers();
@@ -118,16 +150,27 @@ pub async fn start(
         snapshots,
         reporter,
         reports,
-        metrics,
-        runtimes,
+        Arc::clone(&metrics),
+        Arc::clone(&runtimes),
     );
     spawn_sync(sync, &tasks, &drain);
     not_ready_while_draining(&readiness, &tasks, &drain);
     spawn_clients(clients, &proxy, &tasks, &drain);
-    tracing::info!(listen = %bound, admin = ?admin_bound, "the data plane listens");
+    let picker_bound = gateways.as_ref().map(|gateways| gateways.bound);
+    if let Some(gateways) = gateways {
+        let door = PickerDoor {
+            placer,
+            routing,
+            metrics,
+            endpoints: gateways.endpoints,
+        };
+        gateways.spawn(door, (&readiness, runtimes), &tasks, &drain);
+    }
+    tracing::info!(listen = %bound, admin = ?admin_bound, picker = ?picker_bound, "the data plane listens");
     Ok(DataPlane {
         listen: bound,
         admin: admin_bound,
+        picker: picker_bound,
         readiness,
         tasks,
     })
@@ -153,6 +196,55 @@ fn bind(
     let listeners = Listeners::bind(address, workers).map_err(cannot_listen)?;
     let bound = listeners.address().map_err(cannot_listen)?;
     Ok((listeners, bound))
+}
+
+/// The port for gateways: bound, and not served yet.
+struct GatewayEntry {
+    listener: TcpListener,
+    bound: SocketAddr,
+    certificate: Option<ServerCertificate>,
+    endpoints: usize,
+}
+
+impl GatewayEntry {
+    async fn open(options: PickerOptions, tasks: &Tasks) -> Result<Self, DataPlaneStartError> {
+        let PickerOptions {
+            listen: address,
+            tls,
+            endpoints,
+        } = options;
+        let cannot_listen = |source| DataPlaneStartError::PickerListen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(cannot_listen)?;
+        let certificate = match tls {
+            Some(folder) => {
+                let followed = ServerCertificate::follow(folder, "picker-tls", tasks).await;
+                Some(followed.map_err(DataPlaneStartError::PickerTls)?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            bound: listener.local_addr().map_err(cannot_listen)?,
+            listener,
+            certificate,
+            endpoints: endpoints.get(),
+        })
+    }
+
+    fn spawn(
+        self,
+        door: PickerDoor,
+        (readiness, workers): (&Readiness, Arc<[WorkerRuntime]>),
+        tasks: &Tasks,
+        drain: &Drain,
+    ) {
+        let port = PickerPort {
+            metrics: Arc::clone(&door.metrics),
+            service: PickerService::new(door, readiness.clone()),
+            certificate: self.certificate,
+            drain: drain.clone(),
+        };
+        tasks.spawn("gateways", port.serve(self.listener, workers));
+    }
 }
 
 /// Serves the admin port, if there is one; returns its address.

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 use clap::Parser;
 use hermes_runtime::telemetry::LogFormat;
 
-use crate::options::DataPlaneOptions;
+use crate::options::{DataPlaneOptions, PickerOptions};
 
 /// The Hermes data plane: a proxy that forwards OpenAI-compatible requests to the best model
 /// server.
@@ -30,6 +30,10 @@ pub struct DataPlaneArgs {
     #[arg(long, env = "HERMES_LISTEN", default_value = "0.0.0.0:8000")]
     pub listen: SocketAddr,
 
+    /// The door for gateways.
+    #[command(flatten)]
+    pub picker: PickerArgs,
+
     /// Address of the admin port: probes, metrics and debug pages.
     #[arg(long, env = "HERMES_ADMIN", default_value = "0.0.0.0:8001")]
     pub admin: SocketAddr,
@@ -49,6 +53,47 @@ pub struct DataPlaneArgs {
     /// Log format: text or json.
     #[arg(long, env = "HERMES_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// The flags of the door for gateways.
+#[derive(Clone, Debug, Parser)]
+pub struct PickerArgs {
+    /// Address on which gateways ask by ext_proc where requests should go, such as 0.0.0.0:9002
+    /// [default: no such door].
+    #[arg(long, env = "HERMES_PICKER_LISTEN", value_name = "ADDRESS")]
+    pub picker_listen: Option<SocketAddr>,
+
+    /// Directory with tls.crt and tls.key: gateways then connect by TLS; changed files are
+    /// reloaded.
+    #[arg(
+        long,
+        env = "HERMES_PICKER_TLS",
+        value_name = "DIR",
+        requires = "picker_listen"
+    )]
+    pub picker_tls: Option<PathBuf>,
+
+    /// Endpoints that a gateway is given for each request, best first; more than one needs a
+    /// gateway that reads a list.
+    #[arg(
+        long,
+        env = "HERMES_PICKER_ENDPOINTS",
+        value_name = "COUNT",
+        default_value = "1"
+    )]
+    pub picker_endpoints: NonZeroUsize,
+}
+
+impl PickerArgs {
+    /// The options of the door, if there is one.
+    #[must_use]
+    pub fn options(&self) -> Option<PickerOptions> {
+        Some(PickerOptions {
+            listen: self.picker_listen?,
+            tls: self.picker_tls.clone(),
+            endpoints: self.picker_endpoints,
+        })
+    }
 }
 
 /// A control plane's address and the scheme of its URL.
@@ -100,6 +145,7 @@ impl DataPlaneArgs {
             admin: Some(self.admin),
             name: self.name.clone(),
             workers: self.workers.unwrap_or_else(crate::options::cores),
+            picker: self.picker.options(),
         })
     }
 }

@@ -17,6 +17,7 @@ mod stream;
 mod transfers;
 
 use std::{
+    net::SocketAddr,
     num::NonZeroUsize,
     ops::Deref,
     sync::{
@@ -325,6 +326,14 @@ impl Upstream {
             Err(_) => {}
         }
         opened
+    }
+
+    /// Where a gateway is to connect to, found within `limit`.
+    ///
+    /// # Errors
+    /// When the endpoint is behind a name that has no address.
+    pub(crate) async fn socket(&self, limit: Duration) -> Result<SocketAddr, EndpointConnectError> {
+        self.dialer.first_address(limit).await
     }
 
     /// Keeps a connection for the next request.

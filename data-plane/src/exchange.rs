@@ -5,6 +5,7 @@
 //!      │        └──▶ answer           the class of what came: tokens, an error, nothing
 //!      └──▶ pair ─▶ two legs          an attempt at a prefill and a decode endpoint
 //!   relay ─▶ meter ─▶ guard           the answer's pieces, their times and usage
+//!   gateway ─▶ meter ─▶ guard         the same of an exchange that a gateway makes
 //!   guard, when dropped ─▶ summary ─▶ observers: metrics, span, log, access record, report, endpoint health
 //! ```
 
@@ -13,6 +14,7 @@ mod answer;
 mod attempt;
 mod cached_tokens;
 pub(crate) mod forward;
+pub(crate) mod gateway;
 pub(crate) mod guard;
 mod leaders;
 mod led_pair;

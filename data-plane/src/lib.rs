@@ -1,21 +1,22 @@
 //! The data plane of Hermes: a light proxy that forwards OpenAI traffic by the newest snapshot.
 //!
 //! ```text
-//!   client ─▶ server ─▶ proxy ★ ─┬─ place ─┬─ request      what is asked
-//!                                │         └─ choose       where it goes
-//!                                └─ exchange     sending it there, relaying the answer, recording both
-//!                                     └─ pair    what the two endpoints of a pair are sent
+//!   client ──▶ server ─┬▶ proxy ★ ─┬─ place ─┬─ request      what is asked
+//!   gateway ─▶         └▶ picker ──┤         └─ choose       where it goes
+//!                                  └─ exchange     sending it there, relaying the answer, recording both
+//!                                       └─ pair    what the two endpoints of a pair are sent
 //!
 //!   control plane ─▶ sync ─▶ view ─▶ endpoint    what requests are routed by: one snapshot, its endpoints
 //!   exchange ─▶ link ─▶ sync ─▶ control plane    questions for a choice, reports of requests
 //!            └▶ telemetry ─▶ admin port          metrics, and the traffic as a trace
 //! ```
 //!
-//! No file imports from a room above its own, which is, from the top: server, proxy, place,
-//! exchange, choose, pair, sync, view, endpoint, telemetry, link, request, clock, tcp, worker.
+//! No file imports from a room above its own, which is, from the top: server, picker, proxy,
+//! place, exchange, choose, pair, sync, view, endpoint, telemetry, link, request, clock, tcp,
+//! worker.
 //!
 //! [`proxy`] is the spine: a request's whole path, of which [`place`] is the part before anything
-//! is sent. That part knows no server, so that another door can use it.
+//! is sent. That part knows no server: [`picker`] uses it for requests that a gateway sends.
 //!
 //! Invariants: no configuration but the control plane's address; no Kubernetes; a request is placed
 //! by one view; the body of an answer is never buffered; prompts and credentials reach no log, span
@@ -31,6 +32,7 @@ mod exchange;
 mod link;
 mod options;
 mod pair;
+mod picker;
 mod place;
 mod proxy;
 mod request;

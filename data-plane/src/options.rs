@@ -16,8 +16,22 @@ pub struct DataPlaneOptions {
     pub admin: Option<SocketAddr>,
     /// Name in logs of the control plane, such as the pod's name.
     pub name: String,
-    /// Threads that serve clients.
+    /// Threads that serve clients and gateways.
     pub workers: NonZeroUsize,
+    /// The door for gateways; `None` for no such door.
+    pub picker: Option<PickerOptions>,
+}
+
+/// The door for gateways that ask where requests should go.
+#[derive(Clone, Debug)]
+pub struct PickerOptions {
+    /// Address for gateways.
+    pub listen: SocketAddr,
+    /// A directory with `tls.crt` and `tls.key`: gateways then connect by TLS. They show no
+    /// certificate.
+    pub tls: Option<PathBuf>,
+    /// How many endpoints a gateway is given at most, best first, to try one after another.
+    pub endpoints: NonZeroUsize,
 }
 
 impl DataPlaneOptions {
@@ -32,6 +46,19 @@ impl DataPlaneOptions {
             admin: Some(any),
             name: "test".to_owned(),
             workers: const { NonZeroUsize::new(2).expect("two is not zero") },
+            picker: None,
+        }
+    }
+}
+
+impl PickerOptions {
+    /// One endpoint for each request, and connections without TLS.
+    #[must_use]
+    pub const fn plain(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            tls: None,
+            endpoints: NonZeroUsize::MIN,
         }
     }
 }

@@ -6,15 +6,16 @@
 //!                   admission  intake    view      rewrite    choose    (each verb is another file)
 //! ```
 //!
-//! A door is where requests come from: the HTTP server today. It passes a plain [`http::Request`]
-//! with any body, and gets the placement with all that an exchange needs, or a reply. Nothing here
-//! knows a server or a connection, so a door that only names the placement can use it as well.
+//! A door is where requests come from: the HTTP server, and the gateways that ask where their
+//! requests should go. It passes a plain [`http::Request`] with any body, and gets the placement
+//! with all that an exchange needs, or a reply. Nothing here knows a server or a connection.
 //!
 //! Invariants: one view until the request is placed; from [`RequestGuard::open`] on, everything that
 //! is counted is released when the guard is dropped, which the [`PlacedRequest`] owns.
 
 mod resolve;
 mod rewrite;
+mod subset;
 
 use std::{
     net::SocketAddr,
@@ -25,14 +26,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use hermes_core::{rng::SeededRng, stored_responses::ResponseLocations};
+use hermes_core::{
+    policy::PairDialect, rng::SeededRng, snapshot::PoolSpec, stored_responses::ResponseLocations,
+};
 use hermes_runtime::{propagation, shutdown::Drain};
 use http::{HeaderValue, Request, request};
 use http_body::Body;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use self::resolve::{ResolvedPool, forget_unknown_model, stored_prompt};
+pub(crate) use self::subset::EndpointSubset;
+use self::{
+    resolve::{ResolvedPool, forget_unknown_model, stored_prompt},
+    subset::is_within,
+};
 use crate::{
     choose::{EndpointSelection, EndpointSelector, SelectionRequest, may_be_split},
     exchange::{
@@ -84,8 +91,24 @@ pub(crate) struct ArrivedRequest {
 pub(crate) struct DoorRequest<B> {
     pub(crate) request: Request<B>,
     pub(crate) start: RequestStart,
-    /// The door can exchange a prefill/decode pair. Another one gets single endpoints.
-    pub(crate) accepts_pairs: bool,
+    pub(crate) rules: DoorRules,
+}
+
+/// What a door asks of a placement.
+pub(crate) struct DoorRules {
+    pub(crate) pairs: DoorPairs,
+    /// The endpoints that the request may be sent to, if not every one of the pool.
+    pub(crate) subset: Option<EndpointSubset>,
+}
+
+/// The prefill/decode pairs that a door can exchange. Besides them, it gets single endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DoorPairs {
+    /// Those of every dialect.
+    All,
+    /// Those whose decode endpoint, or the sidecar before it, sends the prefill leg: one endpoint
+    /// gets the request.
+    ThroughDecode,
 }
 
 /// What becomes of a request.
@@ -182,7 +205,7 @@ impl Placer {
         let DoorRequest {
             request,
             start,
-            accepts_pairs,
+            rules,
         } = door;
         // One load per request: every later step uses the same snapshot.
         let view = self.routing.view.load_full();
@@ -200,7 +223,7 @@ impl Placer {
             Api::Model => models::one(&view, route.path).map(Placed::Answered),
             _ => {
                 let arrived = (route, head, body);
-                self.at_endpoints(&view, arrived, (start, permit), accepts_pairs)
+                self.at_endpoints(&view, arrived, (start, permit), &rules)
                     .await
                     .map(Placed::Request)
             }
@@ -229,7 +252,7 @@ impl Placer {
         view: &RoutingView,
         arrived: (ApiRoute<'_>, request::Parts, B),
         (mut start, mut permit): (RequestStart, AdmissionPermit),
-        accepts_pairs: bool,
+        rules: &DoorRules,
     ) -> Result<Box<PlacedRequest>, LocalReply>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -246,13 +269,13 @@ impl Placer {
         let selection = match pinned {
             Some(selection) => {
                 guard.set_query(&stored_prompt(), &request);
-                selection
+                is_within(rules.subset.as_ref(), &selection)
+                    .then_some(selection)
+                    .ok_or(LocalReply::NoEndpoint)
             }
-            None => self
-                .choose(&pool, &request, accepts_pairs, &mut guard)
-                .await
-                .inspect_err(|reply| guard.selection_failed(reply))?,
+            None => self.choose(&pool, &request, rules, &mut guard).await,
         };
+        let selection = selection.inspect_err(|reply| guard.selection_failed(reply))?;
         guard.set_selection(&selection);
         Ok(Box::new(PlacedRequest {
             responses: (request.api == Api::Responses).then(|| Arc::clone(&self.responses)),
@@ -291,7 +314,7 @@ impl Placer {
         &self,
         pool: &Arc<RoutingPool>,
         request: &InferenceRequest,
-        accepts_pairs: bool,
+        rules: &DoorRules,
         guard: &mut RequestGuard,
     ) -> Result<EndpointSelection, LocalReply> {
         let spec = &pool.pool.spec;
@@ -302,14 +325,22 @@ impl Placer {
         let context = propagation::egress(&span, &guard.trace.incoming);
         let mut rng = SeededRng::new(self.seed(guard.id));
         let hashed = self.access_log.has_listeners();
-        let query = request.query(spec, hashed);
+        let mut query = request.query(spec, hashed);
+        if let Some(subset) = &rules.subset {
+            query.exclude = subset.others(&pool.upstreams);
+            if query.exclude.len() == pool.upstreams.len() {
+                return Err(LocalReply::NoEndpoint);
+            }
+        }
         guard.set_query(&query, request);
         let wanted = SelectionRequest {
             pool,
             request,
             id: guard.id,
             query: &query,
-            accepts_pairs: accepts_pairs && may_be_split(request, spec),
+            // A choice among some endpoints is one of single endpoints: the other half of a pair
+            // may not be among them.
+            accepts_pairs: query.exclude.is_empty() && rules.pairs.may_split(request, spec),
             context,
         };
         let selection = self.selector.choose(&wanted, &mut rng).await;
@@ -321,6 +352,21 @@ impl Placer {
             Err(reply) => trace::failed(&span, reply.code()),
         }
         selection
+    }
+}
+
+impl DoorPairs {
+    /// Whether endpoints of this pool may compute the prompt of a request for each other, and the
+    /// door can exchange that.
+    fn may_split(self, request: &InferenceRequest, spec: &PoolSpec) -> bool {
+        let Some(rules) = &spec.policy.disaggregation else {
+            return false;
+        };
+        let is_exchanged = match self {
+            Self::All => true,
+            Self::ThroughDecode => rules.dialect == PairDialect::LlmDSidecar,
+        };
+        is_exchanged && may_be_split(request, spec)
     }
 }
 

@@ -26,17 +26,18 @@ use crate::{
         relay::{ResponseBody, relay},
         trace,
     },
-    link::report::Reporter,
-    place::{ArrivedRequest, DoorRequest, Placed, PlacedRequest, Placer, Rejection},
-    request::{admission::AdmissionLimit, cors::AdmittedOrigin, headers, local_reply::LocalReply},
+    place::{
+        ArrivedRequest, DoorPairs, DoorRequest, DoorRules, Placed, PlacedRequest, Placer, Rejection,
+    },
+    request::{cors::AdmittedOrigin, headers, local_reply::LocalReply},
     sync::RoutingState,
-    telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
+    telemetry::metrics::ProxyMetrics,
 };
 
 /// What every request of this proxy shares.
 pub(crate) struct Proxy {
     routing: RoutingState,
-    placer: Placer,
+    placer: Arc<Placer>,
     forwarder: Forwarder,
     pub(crate) metrics: Arc<ProxyMetrics>,
     pub(crate) drain: Drain,
@@ -58,19 +59,13 @@ impl Proxy {
     pub(crate) fn new(
         routing: RoutingState,
         run: u64,
-        sinks: (Arc<Reporter>, Arc<AccessLog>),
+        placer: Arc<Placer>,
         metrics: Arc<ProxyMetrics>,
-        (drain, admission): (Drain, AdmissionLimit),
+        drain: Drain,
     ) -> Self {
         Self {
             routing: routing.clone(),
-            placer: Placer::new(
-                routing.clone(),
-                run,
-                sinks,
-                Arc::clone(&metrics),
-                (drain.clone(), admission),
-            ),
+            placer,
             forwarder: Forwarder::new(routing, Arc::clone(&metrics), run),
             metrics,
             drain,
@@ -148,7 +143,10 @@ impl Proxy {
         let door = DoorRequest {
             request,
             start,
-            accepts_pairs: true,
+            rules: DoorRules {
+                pairs: DoorPairs::All,
+                subset: None,
+            },
         };
         match self.placer.place(door).await? {
             Placed::Answered(body) => Ok(json(body)),

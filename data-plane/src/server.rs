@@ -1,4 +1,4 @@
-//! The door for clients: worker threads, connections, and how they end.
+//! The ports of clients and gateways: worker threads, connections, and how they end.
 
 mod answer_body;
 mod answer_progress;
@@ -9,5 +9,6 @@ mod client_socket;
 mod graceful_close;
 mod http;
 mod lingering_close;
+pub(crate) mod picker_port;
 mod stream_tasks;
 pub(crate) mod workers;

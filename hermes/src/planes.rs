@@ -34,6 +34,8 @@ pub(crate) struct Options {
     pub(crate) control_plane_listen: SocketAddr,
     /// The control plane's probes, metrics and debug pages.
     pub(crate) control_plane_admin: Option<SocketAddr>,
+    /// Where gateways connect to the data plane.
+    pub(crate) picker: Option<data_plane::PickerOptions>,
 }
 
 /// Both planes, running. Dropping it cuts everything off.
@@ -54,6 +56,7 @@ impl Planes {
             admin,
             control_plane_listen,
             control_plane_admin,
+            picker,
         } = options;
         let (shutdown, trigger) = Shutdown::manual();
         let options = control_plane::Options {
@@ -73,6 +76,7 @@ impl Planes {
             admin,
             name: "hermes".to_owned(),
             workers: data_plane::cores(),
+            picker,
         };
         let data_plane = data_plane::start(options, drain).await?;
         Ok(Self {
@@ -91,6 +95,11 @@ impl Planes {
     /// The data plane's probes and metrics.
     pub(crate) const fn admin(&self) -> Option<SocketAddr> {
         self.data_plane.admin
+    }
+
+    /// Where gateways connect, if they may.
+    pub(crate) const fn picker(&self) -> Option<SocketAddr> {
+        self.data_plane.picker
     }
 
     /// The control plane's gRPC port.

@@ -7,6 +7,7 @@ use hermes_control_plane::{
     app::ConfigSource,
     config::{Config, duration},
 };
+use hermes_data_plane::args::PickerArgs;
 use hermes_runtime::{
     open_files, panics,
     shutdown::Shutdown,
@@ -57,6 +58,9 @@ pub(crate) struct ServeArgs {
         default_value = "127.0.0.1:8000"
     )]
     listen: SocketAddr,
+
+    #[command(flatten)]
+    picker: PickerArgs,
 
     /// Where probes and metrics are served
     #[arg(
@@ -112,6 +116,7 @@ impl ServeArgs {
             config,
             listen: self.listen,
             admin: Some(self.admin),
+            picker: self.picker.options(),
             control_plane_listen: self.control_plane_listen,
             control_plane_admin: Some(self.control_plane_admin),
         })
@@ -138,6 +143,9 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
 /// The addresses, as bound. The first line is the one that scripts read.
 fn announce(planes: &Planes) -> Result<(), Failure> {
     output::line(format_args!("listening on http://{}", planes.listen()))?;
+    if let Some(picker) = planes.picker() {
+        output::line(format_args!("gateways at {picker} (ext_proc)"))?;
+    }
     if let Some(admin) = planes.admin() {
         output::line(format_args!(
             "admin on http://{admin} (/readyz, /metrics, /debug/snapshot, /debug/records)"

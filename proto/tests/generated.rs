@@ -51,6 +51,6 @@ fn the_generated_code_equals_the_proto_files() {
     }
     assert!(
         outdated.is_empty(),
-        "{outdated:?} in `generated` are written anew: commit them, and test again"
+        "{outdated:?} in `generated` are written again: commit them, and test again"
     );
 }

@@ -193,7 +193,7 @@ impl ScoreStep {
             recomputes_prompt: query.recomputes_prompt,
             accepts_pairs: *accepts_pairs,
             may_wait: policy.strategy.needs_score() && !response_only,
-            exclude: Vec::new(),
+            exclude: query.exclude.iter().map(|endpoint| endpoint.0).collect(),
             response: request.response.as_ref().map(|response| response.key.0),
             response_only,
             lookup: policy.lookup_text.then(|| request.lookup_text()).flatten(),

@@ -70,6 +70,23 @@ impl EndpointDialer {
         session.is_none_or(|session| self.tls.as_ref().is_some_and(|tls| tls.is_current(session)))
     }
 
+    /// The address that is tried first, within `limit`.
+    ///
+    /// # Errors
+    /// When it is behind a name that has none.
+    pub(super) async fn first_address(
+        &self,
+        limit: Duration,
+    ) -> Result<SocketAddr, EndpointConnectError> {
+        match &self.target {
+            DialTarget::Socket(address) => Ok(*address),
+            DialTarget::Name(name) => {
+                let found = name.addresses(limit).await;
+                Ok(found.map_err(EndpointConnectError::Resolve)?[0])
+            }
+        }
+    }
+
     /// A socket that is connected, and secured if the address says so, within `limit`. A name whose
     /// addresses fail is looked up again.
     pub(super) async fn dial(&self, limit: Duration) -> Result<DialedStream, EndpointConnectError> {

@@ -99,6 +99,12 @@ impl Attempt {
         self
     }
 
+    /// It was sent at that time.
+    pub(super) fn sent_at(mut self, sent: Instant) -> Self {
+        self.facts.sent = sent;
+        self
+    }
+
     /// The endpoint has begun its answer: its prefill is done.
     pub(super) fn prefill_done(&mut self) {
         self.in_flight.answered();
@@ -136,6 +142,11 @@ impl AttemptFacts {
             source: to.endpoint.source,
             ..self.clone()
         }
+    }
+
+    /// When it was sent.
+    pub(super) const fn sent(&self) -> Instant {
+        self.sent
     }
 
     /// It has no result: if it is the endpoint's trial, the next request may be.

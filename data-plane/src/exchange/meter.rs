@@ -93,6 +93,10 @@ impl Meter {
             ClassVerdict::Open(judge) => {
                 let class = judge.end();
                 self.know(class);
+                // Only its end shows that a short answer is one: its tokens came with it.
+                if class == AnswerClass::Tokens && self.guard.piece(Instant::now()) {
+                    self.attempt.prefill_done();
+                }
                 class
             }
         };

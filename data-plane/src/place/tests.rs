@@ -70,7 +70,10 @@ impl Door {
         let door = DoorRequest {
             request,
             start,
-            accepts_pairs: false,
+            rules: DoorRules {
+                pairs: DoorPairs::ThroughDecode,
+                subset: None,
+            },
         };
         self.placer.place(door).await
     }

@@ -63,6 +63,13 @@ fn is_the_senders(name: &str) -> bool {
     )
 }
 
+/// Headers of a client that an endpoint does not get from a gateway, which keeps its own connections'
+/// headers apart by itself: those by which a router is directed, and what would make answers
+/// unreadable.
+pub(crate) fn is_for_the_router(name: &str) -> bool {
+    is_control(name) || name == header::ACCEPT_ENCODING.as_str()
+}
+
 /// Who sent a request: each proxy on its way adds the address from which it came.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
 use crate::request::api::Api;
@@ -57,6 +57,9 @@ pub(crate) enum LocalReply {
     #[error("a body with content-encoding `{0}` is not read; send it as it is")]
     Encoded(String),
 }
+
+/// The header with the reason for which a request was dropped.
+const DROPPED_REASON: HeaderName = HeaderName::from_static("x-llm-d-request-dropped-reason");
 
 /// The longest client-made name that an error repeats.
 const LONGEST_ECHO: usize = 256;
@@ -169,6 +172,16 @@ impl LocalReply {
         matches!(self, Self::QueueFull(_) | Self::QueueTimeout { .. })
     }
 
+    /// Why a request was dropped that could have been served, in the words of llm-d's picker.
+    const fn dropped_reason(&self) -> Option<&'static str> {
+        match self {
+            Self::NoEndpoint | Self::NotReady => Some("rejected-no-endpoints"),
+            Self::Overloaded | Self::QueueFull(_) => Some("rejected-saturated"),
+            Self::QueueTimeout { .. } => Some("rejected-ttl-expired"),
+            _ => None,
+        }
+    }
+
     /// The response, in the shape that clients of `api` read.
     pub(crate) fn into_response(self, api: Option<Api>, request_id: &str) -> Response<Bytes> {
         let message = self.to_string();
@@ -186,6 +199,9 @@ impl LocalReply {
         );
         if let Some(after) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, after);
+        }
+        if let Some(reason) = self.dropped_reason() {
+            headers.insert(DROPPED_REASON, HeaderValue::from_static(reason));
         }
         if let Self::Method(allow) = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
@@ -312,6 +328,29 @@ mod tests {
         assert_eq!(body["type"], "error");
         assert_eq!(body["error"]["type"], "overloaded_error");
         assert_eq!(body["request_id"], "req-1");
+    }
+
+    #[test]
+    fn a_request_that_is_dropped_has_a_reason_and_one_that_is_wrong_has_none() {
+        let reason = |reply: LocalReply| {
+            let response = reply.into_response(None, "r");
+            let reason = response.headers().get(DROPPED_REASON)?;
+            Some(reason.to_str().expect("text").to_owned())
+        };
+        let queued = LocalReply::QueueTimeout {
+            waited: Duration::ZERO,
+            retry_after: None,
+        };
+        assert_eq!(
+            reason(LocalReply::NoEndpoint).as_deref(),
+            Some("rejected-no-endpoints")
+        );
+        assert_eq!(
+            reason(LocalReply::Overloaded).as_deref(),
+            Some("rejected-saturated")
+        );
+        assert_eq!(reason(queued).as_deref(), Some("rejected-ttl-expired"));
+        assert_eq!(reason(LocalReply::UnknownPath), None);
     }
 
     #[test]

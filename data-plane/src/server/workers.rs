@@ -114,8 +114,13 @@ impl Worker {
         let _ = self.started.send(runtime.handle().clone());
         let served = runtime.block_on(async move {
             let listener = TcpListener::from_std(self.listener)?;
-            stop.run_until_cancelled(http::serve(listener, proxy, drain))
-                .await;
+            // Connections of gateways may be served here when no client is left.
+            let over = drain.forced();
+            let served = async {
+                http::serve(listener, proxy, drain).await;
+                over.await;
+            };
+            stop.run_until_cancelled(served).await;
             Ok(())
         });
         // The lookup of a name holds a thread of the runtime until the resolver answers.
@@ -135,6 +140,7 @@ mod tests {
     use super::*;
     use crate::{
         link::report::Reporter,
+        place::Placer,
         request::admission::AdmissionLimit,
         sync::RoutingState,
         telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
@@ -145,8 +151,9 @@ mod tests {
         let metrics = ProxyMetrics::register(&mut Registry::default());
         let sinks = (Arc::new(reporter), Arc::new(AccessLog::default()));
         let (routing, metrics) = (RoutingState::default(), Arc::new(metrics));
-        let limits = (drain, AdmissionLimit::new(None));
-        Arc::new(Proxy::new(routing, 1, sinks, metrics, limits))
+        let limits = (drain.clone(), AdmissionLimit::new(None));
+        let placer = Placer::new(routing.clone(), 1, sinks, Arc::clone(&metrics), limits);
+        Arc::new(Proxy::new(routing, 1, Arc::new(placer), metrics, drain))
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@
 //!   ProxyMetrics ── families of the process ──┬─ RequestFamilies    ── ModelMetrics ─┐
 //!                                             ├─ SelectionFamilies  ── PoolMetrics  ─┴─ view: one per pool and model
 //!                                             ├─ EndpointFamilies   ──┘
-//!                                             └─ SyncMetrics
+//!                                             └─ SyncMetrics, PickerMetrics
 //! ```
 //!
 //! Labels are bounded: pools, models and endpoints come from the snapshot, everything else from
@@ -15,6 +15,7 @@
 
 mod endpoints;
 mod pairs;
+mod picker;
 mod requests;
 mod selections;
 mod sync;
@@ -35,6 +36,7 @@ pub(crate) use self::{
         EndpointMetrics,
     },
     pairs::{PairEnd, PairMetrics},
+    picker::{PickerMetrics, PickerStreamEnd},
     requests::{ModelMetrics, RequestOutcome},
     selections::{FallbackLevel, ScoreFailure, SelectionMetrics},
     sync::{SnapshotResult, SyncMetrics},
@@ -48,6 +50,7 @@ pub(crate) struct ProxyMetrics {
     pub(crate) requests: RequestFamilies,
     pub(crate) endpoints: EndpointFamilies,
     pub(crate) sync: SyncMetrics,
+    pub(crate) picker: PickerMetrics,
     selections: SelectionFamilies,
     pairs: PairFamilies,
     pools: HandleCache<Arc<str>, PoolMetrics>,
@@ -83,6 +86,7 @@ impl ProxyMetrics {
             requests: RequestFamilies::register(registry),
             endpoints: EndpointFamilies::register(registry),
             sync: SyncMetrics::register(registry),
+            picker: PickerMetrics::register(registry),
             selections: SelectionFamilies::register(registry),
             pairs: PairFamilies::register(registry),
             pools: HandleCache::default(),

@@ -67,6 +67,7 @@ impl Scene {
             admin: None,
             control_plane_listen: any,
             control_plane_admin: None,
+            picker: None,
         };
         let planes = Planes::start(options, shutdown.drain()).await?;
         let ready = tokio::time::timeout(READY, planes.readiness().ready());

@@ -35,6 +35,8 @@ pub struct Scene {
     pub proxies: usize,
     /// The certificates of all planes, which then talk by TLS.
     pub tls: Option<PathBuf>,
+    /// The door of each proxy for gateways, if they have one.
+    pub picker: Option<data::PickerOptions>,
     /// A KV manager that knows what the engines hold.
     pub kv_manager: bool,
     /// Further lines of the pool `chat`, as YAML with an indent of two: `  strategy: round-robin`.
@@ -110,6 +112,7 @@ impl Default for Scene {
             control_planes: 1,
             proxies: 1,
             tls: None,
+            picker: None,
             kv_manager: false,
             pool: String::new(),
             top: String::new(),
@@ -154,6 +157,7 @@ impl Scene {
             control_planes,
             proxies,
             tls,
+            picker,
             kv_manager,
             mut pool,
             top,
@@ -204,6 +208,7 @@ impl Scene {
         for _ in 0..proxies {
             let options = data::DataPlaneOptions {
                 tls: tls.clone(),
+                picker: picker.clone(),
                 ..data::DataPlaneOptions::local(targets.clone())
             };
             fleet.proxies.push(proxy_with(options).await?);

@@ -52,6 +52,13 @@ impl RequestGuard {
         self.begin(stage, to, uncached, request)
     }
 
+    /// The leg that has just begun was sent earlier, at some time after this one.
+    pub(in crate::exchange) fn sent_before(&mut self, attempt: Attempt, sent: Instant) -> Attempt {
+        let attempt = attempt.sent_at(sent);
+        self.attempt = Some(attempt.facts().clone());
+        attempt
+    }
+
     /// This endpoint is sent the request for a pair, at whose endpoints its legs are counted.
     pub(in crate::exchange) fn begin_through(
         &mut self,
