@@ -23,6 +23,7 @@ mod kv_manager;
 mod load;
 mod load_interest;
 mod pairs;
+mod picker;
 mod placement;
 mod proxy_context;
 mod queue;
