@@ -13,6 +13,7 @@ mod options;
 
 use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures::future::try_join_all;
 use hermes_core::snapshot::{Epoch, Snapshot};
 use hermes_runtime::{
     admin::{Admin, BoundAdmin},
@@ -39,7 +40,9 @@ pub use self::options::{ConfigSource, Options, StartError};
 use crate::{
     admin::{DebugPages, StateCollector},
     cache_sources::{
-        kv_events::KvEventsMetrics, kv_manager::KvManagerMetrics, tokenizer::TokenizerMetrics,
+        kv_events::{KvEventsListener, KvEventsMetrics},
+        kv_manager::KvManagerMetrics,
+        tokenizer::TokenizerMetrics,
     },
     engines::{self, EngineProbes, ScrapeMetrics},
     events::EventRecorder,
@@ -59,6 +62,8 @@ const TICK: Duration = Duration::from_millis(100);
 pub struct ControlPlane {
     /// Where proxies connect.
     pub grpc: SocketAddr,
+    /// Where publishers of KV events connect that dial.
+    pub kv_events: Vec<SocketAddr>,
     /// Where probes and metrics are, if they were asked for.
     pub admin: Option<SocketAddr>,
     /// The replica's name.
@@ -77,6 +82,7 @@ struct StartupParts {
     readiness: Readiness,
     registry: Registry,
     metrics: ControlPlaneMetrics,
+    kv_events_metrics: KvEventsMetrics,
     pools: Arc<PoolDirectory>,
 }
 
@@ -89,6 +95,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, Start
     let Options {
         config,
         listen,
+        kv_events,
         tls,
         admin,
         replica,
@@ -97,11 +104,8 @@ pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, Start
     } = options;
     let recorder = pod.map(|pod| EventRecorder::new(pod, kube.clone()));
     let (feed, recorder) = open(config, recorder).await?;
-    let listener = bind(listen).await?;
-    let grpc = listener.local_addr().map_err(|source| StartError::Listen {
-        address: listen,
-        source,
-    })?;
+    let (listener, grpc) = bind(listen, "--listen").await?;
+    let (publisher_listeners, kv_events) = bind_all(kv_events, "--kv-events-listen").await?;
     let mut parts = StartupParts::new(replica);
 
     let liveness = Liveness::default();
@@ -120,6 +124,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, Start
         );
     }
     let snapshots = parts.run_pipeline(feed, kube, &tasks, &drain)?;
+    parts.accept_publishers(publisher_listeners, &tasks, &drain);
     let state = parts.state(snapshots.clone(), closing.clone(), subscribers.clone());
     let pages = DebugPages {
         snapshots,
@@ -147,9 +152,10 @@ pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, Start
         drain.draining().await;
         closing.cancel();
     });
-    tracing::info!(%grpc, mutual_tls, admin = ?admin_address, replica = &*replica, "control plane started");
+    tracing::info!(%grpc, mutual_tls, ?kv_events, admin = ?admin_address, replica = &*replica, "control plane started");
     Ok(ControlPlane {
         grpc,
+        kv_events,
         admin: admin_address,
         replica,
         readiness,
@@ -200,10 +206,28 @@ async fn open(
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| StartError::Listen { address, source })
+/// Takes a port that this flag configures, and answers which.
+async fn bind(
+    address: SocketAddr,
+    flag: &'static str,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen {
+        address,
+        flag,
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// Takes several.
+async fn bind_all(
+    addresses: Vec<SocketAddr>,
+    flag: &'static str,
+) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), StartError> {
+    let bound = addresses.into_iter().map(|address| bind(address, flag));
+    Ok(try_join_all(bound).await?.into_iter().unzip())
 }
 
 // === ControlPlane ===
@@ -230,6 +254,7 @@ impl StartupParts {
         let mut registry = Registry::default();
         register_process(&mut registry, "control-plane", env!("CARGO_PKG_VERSION"));
         let metrics = ControlPlaneMetrics::register(&mut registry);
+        let kv_events_metrics = KvEventsMetrics::register(&mut registry);
         let pools = Arc::new(PoolDirectory::new(epoch.0, metrics.clone()));
         Self {
             epoch,
@@ -237,8 +262,23 @@ impl StartupParts {
             readiness: Readiness::default(),
             registry,
             metrics,
+            kv_events_metrics,
             pools,
         }
+    }
+
+    /// Lets publishers of KV events in that dial.
+    fn accept_publishers(&self, listeners: Vec<TcpListener>, tasks: &Tasks, drain: &Drain) {
+        if listeners.is_empty() {
+            return;
+        }
+        let pools = Arc::clone(&self.pools);
+        let followed = Box::new(move || pools.kv_events());
+        let listener = KvEventsListener::new(listeners, followed, self.kv_events_metrics.clone());
+        tasks.spawn(
+            "KV event listener",
+            until_drain(drain.clone(), listener.run()),
+        );
     }
 
     /// Starts the sources and the owner of the cluster.
@@ -269,7 +309,7 @@ impl StartupParts {
             discovery,
             resources: PoolResourceRegistry::new(
                 KvManagerMetrics::register(&mut self.registry),
-                KvEventsMetrics::register(&mut self.registry),
+                self.kv_events_metrics.clone(),
                 TokenizerMetrics::register(&mut self.registry),
             ),
             gates: ReadinessGates::new(&self.readiness),

@@ -25,6 +25,16 @@ pub struct Args {
     )]
     pub listen: SocketAddr,
 
+    /// Where engines connect whose KV-event publishers dial; may be given several times, as
+    /// data-parallel rank r dials the port that is higher by r. None by default
+    #[arg(
+        long,
+        env = "HERMES_KV_EVENTS_LISTEN",
+        value_name = "ADDRESS",
+        value_delimiter = ','
+    )]
+    pub kv_events_listen: Vec<SocketAddr>,
+
     /// A folder with ca.crt, tls.crt and tls.key, reloaded when they change: proxies must then
     /// connect by TLS with a client certificate of this authority
     #[arg(long, env = "HERMES_TLS", value_name = "DIR")]
@@ -67,6 +77,7 @@ mod tests {
             .expect("complete");
         assert_eq!((args.listen.port(), args.admin.port()), (7070, 7071));
         assert_eq!(args.drain, Duration::from_secs(30));
+        assert!(args.kv_events_listen.is_empty());
         assert!(Args::try_parse_from(["hermes-control-plane"]).is_err());
     }
 

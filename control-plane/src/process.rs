@@ -51,6 +51,7 @@ async fn live(args: Args) -> Result<(), ProcessError> {
     let Args {
         config,
         listen,
+        kv_events_listen,
         tls,
         admin,
         log_format,
@@ -67,6 +68,7 @@ async fn live(args: Args) -> Result<(), ProcessError> {
     let options = Options {
         config: ConfigSource::File(config),
         listen,
+        kv_events: kv_events_listen,
         tls,
         admin: Some(admin),
         replica: replica_name(|name| std::env::var(name).ok(), listen.port()),

@@ -84,7 +84,9 @@ impl From<control_plane::StartError> for Failure {
     fn from(error: control_plane::StartError) -> Self {
         match error {
             // The binary of the control plane has another flag for this port.
-            control_plane::StartError::Listen { address, source } => Self::Listen {
+            control_plane::StartError::Listen {
+                address, source, ..
+            } => Self::Listen {
                 address,
                 flag: "--control-plane-listen",
                 source,

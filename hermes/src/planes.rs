@@ -32,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) admin: Option<SocketAddr>,
     /// Where the data plane connects to the control plane.
     pub(crate) control_plane_listen: SocketAddr,
+    /// Where publishers of KV events connect that dial.
+    pub(crate) kv_events_listen: Vec<SocketAddr>,
     /// The control plane's probes, metrics and debug pages.
     pub(crate) control_plane_admin: Option<SocketAddr>,
     /// Where gateways connect to the data plane.
@@ -55,6 +57,7 @@ impl Planes {
             listen,
             admin,
             control_plane_listen,
+            kv_events_listen,
             control_plane_admin,
             picker,
         } = options;
@@ -62,6 +65,7 @@ impl Planes {
         let options = control_plane::Options {
             config,
             listen: control_plane_listen,
+            kv_events: kv_events_listen,
             tls: None,
             admin: control_plane_admin,
             replica: Some("hermes".into()),

@@ -80,6 +80,15 @@ pub(crate) struct ServeArgs {
     )]
     control_plane_listen: SocketAddr,
 
+    /// Where engines connect whose KV-event publishers dial; may be given several times
+    #[arg(
+        long,
+        env = "HERMES_KV_EVENTS_LISTEN",
+        value_name = "ADDRESS",
+        value_delimiter = ','
+    )]
+    kv_events_listen: Vec<SocketAddr>,
+
     /// Where the control plane's probes, metrics and debug pages are served
     #[arg(
         long,
@@ -118,6 +127,7 @@ impl ServeArgs {
             admin: Some(self.admin),
             picker: self.picker.options(),
             control_plane_listen: self.control_plane_listen,
+            kv_events_listen: self.kv_events_listen,
             control_plane_admin: Some(self.control_plane_admin),
         })
     }

@@ -13,6 +13,7 @@ use hermes_core::{
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|payload: &[u8]| {
+    let _rank = decode::rank(payload);
     let Ok(batch) = decode::batch(payload) else { return };
     let mut index = BlockIndex::default();
     let mut rank = index.open(EndpointId(1));

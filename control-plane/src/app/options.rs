@@ -21,6 +21,8 @@ pub struct Options {
     pub config: ConfigSource,
     /// Where proxies connect; port 0 takes any.
     pub listen: SocketAddr,
+    /// Where publishers of KV events connect that dial, if any do; port 0 takes any.
+    pub kv_events: Vec<SocketAddr>,
     /// A folder with `ca.crt`, `tls.crt` and `tls.key`: proxies must then show a certificate that
     /// this authority signed.
     pub tls: Option<PathBuf>,
@@ -49,11 +51,13 @@ pub enum StartError {
     /// The configuration is invalid or unreadable.
     #[error(transparent)]
     Config(#[from] LoadError),
-    /// The gRPC port cannot be bound.
-    #[error("cannot listen on {address}, set by --listen: {source}")]
+    /// A port cannot be bound.
+    #[error("cannot listen on {address}, set by {flag}: {source}")]
     Listen {
         /// The configured address.
         address: SocketAddr,
+        /// The flag that configures it.
+        flag: &'static str,
         /// The error of the system.
         source: io::Error,
     },
@@ -78,6 +82,7 @@ impl Options {
         Self {
             config,
             listen: any,
+            kv_events: Vec::new(),
             tls: None,
             admin: Some(any),
             replica: None,

@@ -2,9 +2,13 @@
 //!
 //! ```text
 //!   endpoints ──set──▶ one task each ──▶ one stream per data-parallel rank     zmtp: bytes   sequence: what is missing
-//!                                           │ decode ─▶ ingest, in slices      replay: asks for it
+//!                           ▲               │ decode ─▶ ingest, in slices      replay: asks for it
+//!   publishers ─▶ listener ─┘               │
 //!   Score ──hits(token ids)──▶ Residency ◀──┘
 //! ```
+//!
+//! Most publishers listen, and are dialed. Others dial: those reach a [`KvEventsListener`], which
+//! all pools share, and are given to the endpoint that they speak for.
 //!
 //! It reports an endpoint only while its stream is in sync: one whose stream is broken, absent or
 //! inconsistent is not among the hits, and other sources are used for it.
@@ -13,15 +17,19 @@
 //! * a prompt's tokens are compared and not kept; neither they nor an engine's reach a log, an
 //!   error or a metric;
 //! * a lookup waits for a writer at most some tens of microseconds at a time;
-//! * every endpoint has one task and no queue: an engine that publishes faster than this reads is
+//! * every endpoint has one task and no queue but a short one of a publisher that dials: an engine that publishes faster than this reads is
 //!   slowed down by TCP, and batches that its publisher drops are requested again;
 //! * dropping the [`KvEvents`] ends everything.
 //!
 //! The cluster decides which endpoints are followed, and passes on the ports that Kubernetes has.
 
+mod arrival;
+mod claim;
 pub mod decode;
 mod follow;
 mod ingest;
+mod listener;
+mod live_peer;
 mod metrics;
 mod msgpack;
 mod replay;
@@ -41,24 +49,32 @@ use hermes_core::{
 };
 use hermes_runtime::{metrics::Handles, tasks::RestartedTask};
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Mutex as AsyncMutex, mpsc, watch},
+    time::Instant,
+};
 
 pub(crate) use self::view::{STANDINGS, standing_name};
 use self::{
+    arrival::Arrival,
     follow::{EndpointFollower, RankStatuses},
     ingest::SharedIndex,
     metrics::KvEventsPoolMetrics,
     source::{PublisherPorts, SharedEngineClient},
 };
 pub use self::{
+    listener::{FollowedPools, KvEventsListener},
     metrics::KvEventsMetrics,
-    settings::KvEventsSettings,
+    settings::{DialSource, KvEventsSettings},
     view::{PoolStreams, StreamView},
 };
 use crate::{
     discovery::EventPorts,
     engines::{EngineClient, EngineClients, NoEngineClient, fetch},
 };
+
+/// Connections of its publishers that an endpoint may have to take at once.
+const MAX_ARRIVALS: usize = 8;
 
 /// The KV events of one pool; see the module.
 #[derive(Debug)]
@@ -78,6 +94,8 @@ pub struct KvEvents {
 pub struct Publisher {
     /// The endpoint whose cache they describe.
     pub endpoint: EndpointId,
+    /// Its name: `namespace/name` of the pod, or the address where there is no pod.
+    pub name: Arc<str>,
     /// The endpoint's address, whose host the publisher shares.
     pub address: ServerAddress,
     /// Who may sign the endpoint's certificate.
@@ -102,6 +120,7 @@ struct FollowedEndpoint {
     ranks: RankStatuses,
     /// The number of ranks that the engine's metrics name; 0 while that is unknown.
     reported: watch::Sender<u32>,
+    arrivals: mpsc::Sender<Arrival>,
     _task: RestartedTask,
 }
 
@@ -223,6 +242,7 @@ impl KvEvents {
         let client = Arc::clone(&engine);
         let ports = PublisherPorts::new(address, *ports, &self.config, client, reports)?;
         let ranks = RankStatuses::default();
+        let (arrivals, arriving) = mpsc::channel(MAX_ARRIVALS);
         let follower = Arc::new(EndpointFollower {
             endpoint: *endpoint,
             ports,
@@ -230,6 +250,7 @@ impl KvEvents {
             counters: self.counters.clone(),
             topic: self.config.topic.as_bytes().into(),
             ranks: Arc::clone(&ranks),
+            arrivals: AsyncMutex::new(arriving),
         });
         let task = RestartedTask::spawn("KV events", move || Arc::clone(&follower).run());
         Ok(FollowedEndpoint {
@@ -237,6 +258,7 @@ impl KvEvents {
             engine,
             ranks,
             reported,
+            arrivals,
             _task: task,
         })
     }
@@ -263,12 +285,18 @@ impl KvEvents {
 // === Publisher ===
 
 impl Publisher {
+    /// Whether this is the name of its pod.
+    fn is_named(&self, name: &str) -> bool {
+        self.name.rsplit('/').next() == Some(name)
+    }
+
     /// Whether the other has the same streams. Its authorities are not compared: streams of KV
     /// events use no TLS.
     fn has_streams_of(&self, other: &Self) -> bool {
         let Self {
             endpoint,
             address,
+            name: _,
             trust: _,
             ports,
         } = self;
@@ -298,6 +326,7 @@ mod tests {
     fn publisher(authorities: &str, url: &str) -> Publisher {
         Publisher {
             endpoint: EndpointId(1),
+            name: url.into(),
             address: url.parse().expect("an address"),
             trust: EndpointTrust::Authorities(authorities.into()),
             ports: None,

@@ -176,6 +176,7 @@ impl PoolMembers {
         self.members.values().map(|member| Publisher {
             trust: member.trust(trust),
             endpoint: member.endpoint.id,
+            name: Arc::clone(&member.endpoint.name),
             address: member.endpoint.address.clone(),
             ports: member.event_ports,
         })

@@ -1,7 +1,10 @@
 //! The engines' KV events: whether they are followed, and where their publishers are.
 
 use super::{names::is_port_name, section::Section};
-use crate::{cache_sources::kv_events::KvEventsSettings, discovery::EventPortNames};
+use crate::{
+    cache_sources::kv_events::{DialSource, KvEventsSettings},
+    discovery::EventPortNames,
+};
 
 /// What a port's name may be.
 const PORT_NAME: &str = "a port's name: a-z, 0-9 and -, with a letter";
@@ -34,6 +37,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<KvEventsSettings> {
                 "Data-parallel ranks of each endpoint; both ports of rank `r` are higher by `r`.",
             )
             .or_unset("what the engine reports, else `1`"),
+        dial_from: read_dial_source(section),
         key_file: None,
     };
     let replay = config.replay_port.filter(|port| *port > 0);
@@ -45,6 +49,19 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<KvEventsSettings> {
         );
     }
     enabled.then_some(config)
+}
+
+fn read_dial_source(section: &mut Section<'_>) -> DialSource {
+    section
+        .one_of(
+            "dialFrom",
+            &[
+                ("endpoint", DialSource::Endpoint),
+                ("anywhere", DialSource::Anywhere),
+            ],
+            "From which addresses a publisher that dials may speak for an endpoint: `endpoint`, the endpoint's own; `anywhere`, for engines behind address translation or in the network of their host.",
+        )
+        .or(DialSource::Endpoint)
 }
 
 fn read_names(section: &mut Section<'_>) -> EventPortNames {

@@ -66,6 +66,7 @@ impl Scene {
             listen: any,
             admin: None,
             control_plane_listen: any,
+            kv_events_listen: Vec::new(),
             control_plane_admin: None,
             picker: None,
         };

@@ -39,7 +39,7 @@ pub struct EngineArgs {
         long,
         value_name = "COUNT",
         default_value_t = 1,
-        conflicts_with = "kv_events_port"
+        conflicts_with = "kv_events"
     )]
     pub data_parallel_size: u32,
     /// Tokens per KV block. vLLM's default is 16; larger blocks make large prompts cheaper to
@@ -92,12 +92,17 @@ pub struct EngineArgs {
     #[arg(long)]
     pub legacy_metrics: bool,
     /// Publish KV events over ZeroMQ on this port of the same host; port 0 picks a free one.
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", group = "kv_events")]
     pub kv_events_port: Option<u16>,
+    /// Publish KV events to the subscriber that listens there, as vLLM does where its endpoint is
+    /// no wildcard.
+    #[arg(long, value_name = "HOST:PORT", group = "kv_events")]
+    pub kv_events_connect: Option<String>,
     /// Replay KV events on this port; port 0 picks a free one.
-    #[arg(long, value_name = "PORT", requires = "kv_events_port")]
+    #[arg(long, value_name = "PORT", requires = "kv_events")]
     pub kv_events_replay_port: Option<u16>,
-    /// The topic of the events.
+    /// The topic of the events, in which `{address}` is replaced by where the engine listens: llm-d's
+    /// is `kv@{address}@MODEL`.
     #[arg(long, value_name = "TOPIC", default_value = "")]
     pub kv_events_topic: String,
     /// Write events as vLLM does since 0.24 (maps), or as before (arrays).
@@ -110,8 +115,12 @@ pub struct EngineArgs {
 impl EngineArgs {
     fn kv_events(&self) -> Option<KvEventsConfig> {
         let host = self.listen.ip();
+        if self.kv_events_connect.is_none() && self.kv_events_port.is_none() {
+            return None;
+        }
         Some(KvEventsConfig {
-            publish: SocketAddr::new(host, self.kv_events_port?),
+            publish: SocketAddr::new(host, self.kv_events_port.unwrap_or(0)),
+            connect: self.kv_events_connect.clone(),
             replay: self
                 .kv_events_replay_port
                 .map(|port| SocketAddr::new(host, port)),
@@ -230,5 +239,19 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(EngineConfig::from(engine).loras, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_publisher_listens_or_connects() {
+        let parse = |flags: &[&str]| {
+            let words = ["engine"].iter().chain(flags);
+            Command::try_parse_from(words).map(|command| EngineConfig::from(command.engine))
+        };
+        let config = parse(&["--kv-events-connect", "epp:5557"]).unwrap();
+        let events = config.kv_events.unwrap();
+        assert_eq!(events.connect.as_deref(), Some("epp:5557"));
+        let both = ["--kv-events-connect", "epp:5557", "--kv-events-port", "0"];
+        assert!(parse(&both).is_err());
+        assert!(parse(&["--kv-events-replay-port", "0"]).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! KV events over ZeroMQ, as vLLM publishes them: the changes of the block cache, batch by batch.
 //!
 //! ```text
-//! scheduler ─▶ log ──one step─▶ publisher ─▶ PUB: [topic, number, payload]
+//! scheduler ─▶ log ──one step─▶ publisher ─▶ PUB, listens or dials: [topic, number, payload]
 //!                                   │        ROUTER: what was published before, on demand
 //!                                   └ payload: MessagePack, new form or old
 //! ```
@@ -10,6 +10,7 @@
 //! block, a reused block is not published again, and a cleared cache is published with the next
 //! step's events. Every incarnation numbers its batches from zero.
 
+mod dial;
 mod lone;
 mod payload;
 mod publisher;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 
+pub(crate) use self::dial::dial;
 pub use self::lone::LonePublisher;
 pub(crate) use self::publisher::Publisher;
 pub(crate) use self::serve::{Role, serve};
@@ -32,9 +34,11 @@ use crate::transport::port::Port;
 pub struct KvEventsConfig {
     /// Where it publishes; port 0 picks a free one.
     pub publish: SocketAddr,
+    /// The subscriber, as `host:port`, to which it connects instead of listening there.
+    pub connect: Option<String>,
     /// Where it replays, if at all.
     pub replay: Option<SocketAddr>,
-    /// The topic of every batch.
+    /// The topic of every batch, in which `{address}` is replaced by where the engine listens.
     pub topic: String,
     /// How events are written.
     pub encoding: Encoding,
@@ -58,7 +62,8 @@ pub enum Encoding {
 /// The two ports, which outlive incarnations.
 #[derive(Clone, Debug)]
 pub(crate) struct EventPorts {
-    pub(crate) publish: Arc<Port>,
+    /// `None` if the publisher connects to its subscriber.
+    pub(crate) publish: Option<Arc<Port>>,
     pub(crate) replay: Option<Arc<Port>>,
 }
 
@@ -68,6 +73,7 @@ impl Default for KvEventsConfig {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
             publish: any,
+            connect: None,
             replay: Some(any),
             topic: String::new(),
             encoding: Encoding::default(),
@@ -80,10 +86,14 @@ impl Default for KvEventsConfig {
 impl EventPorts {
     /// Takes the ports, without listening yet.
     pub(crate) fn reserve(config: &KvEventsConfig) -> io::Result<Self> {
-        let replay = config.replay.map(Port::reserve).transpose()?;
+        let listen = config.connect.is_none().then_some(config.publish);
+        let reserve = |address: Option<SocketAddr>| {
+            let port = address.map(Port::reserve).transpose()?;
+            io::Result::Ok(port.map(Arc::new))
+        };
         Ok(Self {
-            publish: Arc::new(Port::reserve(config.publish)?),
-            replay: replay.map(Arc::new),
+            publish: reserve(listen)?,
+            replay: reserve(config.replay)?,
         })
     }
 
@@ -97,6 +107,7 @@ impl EventPorts {
 
     pub(crate) fn all(&self) -> impl Iterator<Item = (&Arc<Port>, Role)> {
         let replay = self.replay.iter().map(|port| (port, Role::Replay));
-        std::iter::once((&self.publish, Role::Publish)).chain(replay)
+        let publish = self.publish.iter().map(|port| (port, Role::Publish));
+        publish.chain(replay)
     }
 }

@@ -109,6 +109,8 @@ pub struct EngineStats {
 #[derive(Debug)]
 struct Incarnation {
     service: Arc<Service>,
+    /// The publisher of KV events.
+    publisher: Option<Arc<Publisher>>,
     connections: Arc<Connections>,
     orders: watch::Sender<Orders>,
     /// The accept loop, which owns the connections.
@@ -126,9 +128,12 @@ impl Engine {
     /// # Errors
     /// `InvalidInput` for a configuration that describes no machine; otherwise what `bind` says,
     /// such as `AddrInUse`.
-    pub async fn start(config: EngineConfig) -> io::Result<EngineHandle> {
+    pub async fn start(mut config: EngineConfig) -> io::Result<EngineHandle> {
         config.check()?;
         let port = Arc::new(Port::reserve(config.listen)?);
+        if let Some(events) = &mut config.kv_events {
+            events.topic = events.topic.replace("{address}", &port.addr().to_string());
+        }
         let events = config
             .kv_events
             .as_ref()
@@ -178,10 +183,20 @@ impl EngineHandle {
         format!("http://{}", self.addr())
     }
 
-    /// Where it publishes KV events, and where it replays them.
+    /// Where it publishes KV events, if it listens, and where it replays them.
     pub fn kv_events_addrs(&self) -> Option<(SocketAddr, Option<SocketAddr>)> {
         let EventPorts { publish, replay } = self.events.as_ref()?;
-        Some((publish.addr(), replay.as_ref().map(|port| port.addr())))
+        Some((
+            publish.as_ref()?.addr(),
+            replay.as_ref().map(|port| port.addr()),
+        ))
+    }
+
+    /// How many are subscribed to its KV events.
+    pub fn kv_events_subscribers(&self) -> usize {
+        let running = self.running.lock();
+        let publisher = running.as_ref().and_then(|life| life.publisher.as_ref());
+        publisher.map_or(0, |publisher| publisher.subscribers())
     }
 
     /// Where decode engines find it, if it is the prefill engine of pairs.
@@ -329,11 +344,8 @@ impl EngineHandle {
             &self.runtime,
         );
         let mut background = JoinSet::new();
-        if let (Some(ports), Some(publisher)) = (&self.events, &publisher) {
-            for (port, role) in ports.all() {
-                let serving = kv_events::serve(Arc::clone(port), Arc::clone(publisher), role);
-                background.spawn_on(serving, &self.runtime);
-            }
+        if let Some(publisher) = &publisher {
+            self.publish_kv_events(publisher, &mut background);
         }
         if let (Some(port), Some(pair)) = (&self.side_channel, &service.context.pair) {
             port.open()?;
@@ -353,6 +365,7 @@ impl EngineHandle {
         );
         *self.running.lock() = Some(Incarnation {
             service,
+            publisher,
             connections,
             orders,
             server,
@@ -386,6 +399,20 @@ impl EngineHandle {
         let pair = Arc::new(pair);
         config.network.add(&pair);
         Some(pair)
+    }
+
+    /// Starts the sockets of the publisher of KV events.
+    fn publish_kv_events(&self, publisher: &Arc<Publisher>, background: &mut JoinSet<()>) {
+        let ports = self.events.iter().flat_map(EventPorts::all);
+        for (port, role) in ports {
+            let serving = kv_events::serve(Arc::clone(port), Arc::clone(publisher), role);
+            background.spawn_on(serving, &self.runtime);
+        }
+        let events = self.config.kv_events.as_ref();
+        if let Some(subscriber) = events.and_then(|events| events.connect.clone()) {
+            let dialing = kv_events::dial(subscriber, Arc::clone(publisher));
+            background.spawn_on(dialing, &self.runtime);
+        }
     }
 
     fn end(&self) -> Option<Incarnation> {

@@ -75,6 +75,22 @@ pub fn batch(payload: &[u8]) -> Result<Batch, Malformed> {
     Ok(batch)
 }
 
+/// The data-parallel rank that a payload is about; 0 if it names none.
+///
+/// # Errors
+/// As [`batch`].
+pub fn rank(payload: &[u8]) -> Result<u32, Malformed> {
+    let mut reader = MsgpackReader::new(payload);
+    let fields = reader.array()?.ok_or(Malformed)?;
+    if fields < 2 {
+        return Err(Malformed);
+    }
+    reader.skip()?;
+    reader.skip()?;
+    let rank = if fields > 2 { reader.int()? } else { None };
+    u32::try_from(rank.unwrap_or_default()).map_err(|_| Malformed)
+}
+
 fn stored(fields: &EventFields<'_>) -> Result<StoredBlocks, Malformed> {
     let names = fields.names()?;
     let group = fields.group()?;

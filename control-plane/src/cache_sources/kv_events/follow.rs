@@ -1,14 +1,27 @@
 //! Follows one endpoint: finds out how many ranks it has, and follows each.
+//!
+//! ```text
+//!   dial: every rank, where its publisher listens ──a publisher dials──▶ receive: each rank that dials
+//!     ▲                                                                      │
+//!     └──────────────────── none has been there for a while ◀────────────────┘
+//! ```
 
-use std::{sync::Arc, time::Duration};
+mod arrived;
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use futures::future::select_all;
 use hermes_core::{backoff::Backoff, rng::SeededRng, snapshot::EndpointId};
 use hermes_runtime::metrics::Handles;
 use parking_lot::Mutex;
-use tokio::time;
+use tokio::{
+    sync::{Mutex as AsyncMutex, mpsc},
+    time,
+};
 
+use self::arrived::ArrivedRanks;
 use super::{
+    arrival::Arrival,
     ingest::{Ingest, SharedIndex, Status},
     metrics::{KvEventsPoolMetrics, StreamFailure},
     source::PublisherPorts,
@@ -28,6 +41,8 @@ pub(super) struct EndpointFollower {
     pub(super) topic: Arc<[u8]>,
     /// How its ranks are doing, in order.
     pub(super) ranks: RankStatuses,
+    /// Connections of its publishers; its one run holds them.
+    pub(super) arrivals: AsyncMutex<mpsc::Receiver<Arrival>>,
 }
 
 /// How the ranks of one endpoint are doing. Clones share it.
@@ -38,6 +53,19 @@ pub(super) type RankStatuses = Arc<Mutex<Vec<Arc<Status>>>>;
 impl EndpointFollower {
     /// Follows all ranks for ever.
     pub(super) async fn run(self: Arc<Self>) {
+        let mut arrivals = self.arrivals.lock().await;
+        loop {
+            let first = tokio::select! {
+                never = self.dial() => match never {},
+                Some(first) = arrivals.recv() => first,
+            };
+            self.ranks.lock().clear();
+            ArrivedRanks::new(&self).follow(first, &mut arrivals).await;
+        }
+    }
+
+    /// Follows all ranks where their publishers listen.
+    async fn dial(&self) -> Infallible {
         let mut rng = SeededRng::new(self.endpoint.0);
         loop {
             // Those of a run that has ended.
@@ -50,7 +78,10 @@ impl EndpointFollower {
             // Ranks of the engine without a publisher that is known. As nothing is known of their
             // caches, no block of the endpoint counts as absent.
             let _unfollowed: Vec<Ingest> = (ranks..schedulers)
-                .map(|rank| self.ingest(self.unfollowed(rank, ranks)))
+                .map(|rank| {
+                    let why = format!("not followed: the engine's metrics name this rank, and {ranks} publish by the configuration or the engine");
+                    self.ingest(self.unfollowed(rank, why))
+                })
                 .collect();
             let following = streams
                 .into_iter()
@@ -86,12 +117,9 @@ impl EndpointFollower {
         )
     }
 
-    /// The status of a rank that is not followed, where `ranks` of them are.
-    fn unfollowed(&self, rank: u32, ranks: u32) -> Arc<Status> {
+    /// The status of a rank that is not followed, and why.
+    fn unfollowed(&self, rank: u32, why: String) -> Arc<Status> {
         let status = self.status(rank);
-        let why = format!(
-            "not followed: the engine's metrics name this rank, and {ranks} publish by the configuration or the engine"
-        );
         status.now.lock().failure = Some(why);
         status
     }

@@ -10,7 +10,7 @@ use hermes_runtime::{
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -70,6 +70,8 @@ label_set! {
     pub(super) enum StreamFailure {
         /// The engine does not publish its publisher's address.
         NoAddress = "no_address",
+        /// The publisher dials, and has sent nothing to this replica.
+        Awaited = "awaited",
         /// The address refused the connection.
         ConnectFailed = "connect_failed",
         /// No connection, or no handshake, in time.
@@ -80,6 +82,28 @@ label_set! {
         PingTimeout = "ping_timeout",
         /// The peer is no publisher.
         Protocol = "protocol",
+    }
+}
+
+label_set! {
+    /// What became of a publisher that dialed this replica.
+    pub(super) enum ArrivalOutcome {
+        /// Its stream is followed.
+        Accepted = "accepted",
+        /// It does not shake hands as a publisher does, or not in time.
+        NoHandshake = "no_handshake",
+        /// There are too many connections, of all or of its address.
+        TooMany = "too_many",
+        /// Its message is no batch of KV events.
+        Undecodable = "undecodable",
+        /// No pool that follows KV events has the endpoint.
+        UnknownEndpoint = "unknown_endpoint",
+        /// Several endpoints have the address.
+        AmbiguousEndpoint = "ambiguous_endpoint",
+        /// It has another address than the endpoint that it names.
+        OtherAddress = "other_address",
+        /// Another connection brings the events of that rank.
+        Duplicate = "duplicate",
     }
 }
 
@@ -94,6 +118,10 @@ pub struct KvEventsMetrics {
     failures: Family<StreamFailureLabels, Counter>,
     undecodable: Family<PoolLabels, Counter>,
     lookup: HistogramFamily<PoolLabels>,
+    /// Publishers that dialed, by outcome.
+    pub(super) arrivals: PerValue<ArrivalOutcome, Counter>,
+    /// Open connections of publishers that dialed.
+    pub(super) connections: Gauge,
     pools: HandleCache<Arc<str>, KvEventsPoolMetrics>,
 }
 
@@ -130,6 +158,11 @@ struct ClearLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ArrivalLabels {
+    outcome: ArrivalOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StreamFailureLabels {
     pool: Arc<str>,
     reason: StreamFailure,
@@ -142,6 +175,11 @@ impl KvEventsMetrics {
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("hermes_kv_events");
+        let arrivals: Family<ArrivalLabels, Counter> = family(
+            registry,
+            "arrivals",
+            "Publishers that dialed this replica, by outcome",
+        );
         Self {
             batches: family(
                 registry,
@@ -170,6 +208,14 @@ impl KvEventsMetrics {
                 registry,
                 "lookup_duration_seconds",
                 "Time to look a prompt up in the index, waiting for its lock included",
+            ),
+            arrivals: PerValue::new(|outcome| {
+                arrivals.get_or_create_owned(&ArrivalLabels { outcome })
+            }),
+            connections: family(
+                registry,
+                "connections",
+                "Open connections of publishers that dialed this replica",
             ),
             pools: HandleCache::default(),
         }

@@ -17,6 +17,18 @@ pub struct KvEventsSettings {
     pub topic: Arc<str>,
     /// Data-parallel ranks of each endpoint; what the engine reports if absent.
     pub ranks: Option<u32>,
+    /// From which addresses a publisher that dials may speak for an endpoint.
+    pub dial_from: DialSource,
     /// The file with the key that engines want from those who ask where they publish.
     pub key_file: Option<Arc<Path>>,
+}
+
+/// From which addresses a publisher that dials may speak for an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DialSource {
+    /// From the endpoint's own.
+    #[default]
+    Endpoint,
+    /// From any, as behind address translation.
+    Anywhere,
 }

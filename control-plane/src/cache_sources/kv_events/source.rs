@@ -5,7 +5,7 @@
 //! and SGLang's documents use, 5557 and 5558. The host is always the endpoint's own, and rank `r`
 //! has both ports moved up by `r`, as engines do it.
 
-use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use hermes_core::address::{ServerAddress, ServerHost};
@@ -22,8 +22,8 @@ use crate::{
     },
 };
 
-/// Default ports of publisher and replay.
-const DEFAULT_PORTS: (u16, u16) = (5557, 5558);
+/// Default port of replays.
+const DEFAULT_REPLAY: u16 = 5558;
 
 /// How long the engine may take to say where its publisher is.
 const ASK: Duration = Duration::from_secs(2);
@@ -43,12 +43,25 @@ pub(super) struct PublisherAddress {
     pub(super) replay: Option<Arc<str>>,
 }
 
+/// Where the publisher of one rank is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum PublisherPlace {
+    /// It listens here.
+    At(PublisherAddress),
+    /// It connects to its subscribers.
+    Dials,
+    /// The engine does not say.
+    Unknown,
+}
+
 /// Where the ranks of one endpoint are.
 #[derive(Debug)]
 pub(super) struct PublisherPorts {
     host: ServerHost,
     /// What is known without asking.
-    fixed: Option<(u16, Option<u16>)>,
+    fixed: Option<RankPorts>,
+    /// The replay port of rank 0, if it is known without asking.
+    fixed_replay: FixedReplay,
     /// The number of ranks, if it is configured.
     ranks: Option<u32>,
     reported: ReportedRanks,
@@ -70,8 +83,26 @@ pub(super) type ReportedRanks = watch::Receiver<u32>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RankCountChanged;
 
+/// The ports of one rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RankPorts {
+    /// Where it publishes; `None` if it connects to its subscribers instead.
+    publish: Option<u16>,
+    replay: Option<u16>,
+}
+
 /// The ports of every rank.
-type Ports = Vec<(u16, Option<u16>)>;
+type Ports = Vec<RankPorts>;
+
+/// The configured replay port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FixedReplay {
+    /// What the engine reports.
+    Asked,
+    /// There is none.
+    Nowhere,
+    At(u16),
+}
 
 /// What vLLM says of one rank.
 #[derive(Deserialize)]
@@ -98,18 +129,32 @@ impl PublisherPorts {
         let replay = match config.replay_port {
             Some(0) => None,
             Some(port) => Some(port),
-            None => Some(DEFAULT_PORTS.1),
+            None => Some(DEFAULT_REPLAY),
         };
         let fixed = match discovered {
             Some(EventPorts {
                 publish,
                 replay: discovered,
-            }) => Some((publish.get(), discovered.map(NonZeroU16::get).or(replay))),
-            None => config.port.map(|port| (port, replay)),
+            }) => Some(RankPorts {
+                publish: Some(publish.get()),
+                replay: discovered.map(NonZeroU16::get).or(replay),
+            }),
+            None => config.port.map(|port| RankPorts {
+                publish: Some(port),
+                replay,
+            }),
+        };
+        let discovered_replay = discovered.and_then(|ports| ports.replay);
+        let fixed_replay = match (discovered_replay, config.replay_port) {
+            (Some(port), _) => FixedReplay::At(port.get()),
+            (None, Some(0)) => FixedReplay::Nowhere,
+            (None, Some(port)) => FixedReplay::At(port),
+            (None, None) => FixedReplay::Asked,
         };
         Ok(Self {
             host: address.host().clone(),
             fixed,
+            fixed_replay,
             ranks: config.ranks,
             reported,
             question: engine.load().page("/kv_event_sources")?,
@@ -124,7 +169,7 @@ impl PublisherPorts {
     }
 
     /// The number of ranks of an engine that is not asked, or does not know the question.
-    fn assumed_ranks(&self) -> u32 {
+    pub(super) fn assumed_ranks(&self) -> u32 {
         let reported = || Some(*self.reported.borrow()).filter(|ranks| *ranks > 0);
         self.ranks.or_else(reported).unwrap_or(1).min(MAX_RANKS)
     }
@@ -142,20 +187,43 @@ impl PublisherPorts {
         &self,
         rank: u32,
         of: u32,
-    ) -> Result<Option<PublisherAddress>, RankCountChanged> {
+    ) -> Result<PublisherPlace, RankCountChanged> {
         let ports = match self.fixed {
             Some(_) if self.assumed_ranks() != of => return Err(RankCountChanged),
-            Some(ports) => Some(moved(ports, rank)),
+            Some(ports) => Some(ports.moved(rank)),
             None => match self.ask().await {
                 Some(ports) if ports.len() as u32 != of => return Err(RankCountChanged),
                 Some(ports) => ports.get(rank as usize).copied(),
                 None => None,
             },
         };
-        Ok(ports.map(|(publisher, replay)| PublisherAddress {
-            publisher: self.authority(publisher),
-            replay: replay.map(|port| self.authority(port)),
-        }))
+        Ok(match ports {
+            None => PublisherPlace::Unknown,
+            Some(RankPorts { publish: None, .. }) => PublisherPlace::Dials,
+            Some(RankPorts {
+                publish: Some(publisher),
+                replay,
+            }) => PublisherPlace::At(PublisherAddress {
+                publisher: self.authority(publisher),
+                replay: replay.map(|port| self.authority(port)),
+            }),
+        })
+    }
+
+    /// Where a rank whose publisher dials replays, if it may do so.
+    pub(super) async fn replay(&self, rank: u32) -> Option<Arc<str>> {
+        let port = match self.fixed_replay {
+            FixedReplay::Nowhere => None,
+            FixedReplay::At(port) => Some(port.saturating_add(rank as u16)),
+            FixedReplay::Asked => {
+                let ports = self.ask().await?;
+                // Ranks behind addresses of their own are counted over all of these.
+                let own = ports.get(rank as usize);
+                own.or_else(|| ports.first().filter(|_| ports.len() == 1))?
+                    .replay
+            }
+        };
+        port.map(|port| self.authority(port))
     }
 
     /// Asks the engine. One that does not know the question has its publishers at the usual ports.
@@ -163,14 +231,10 @@ impl PublisherPorts {
         let client = self.engine.load().client.clone();
         let key = self.key.as_ref();
         match fetch::get(&client, &self.question, key, ASK, MAX_ANSWER).await {
-            Ok(body) => read(&body),
+            Ok(body) => read(&body, &self.host),
             Err(ProbeFailure::Status(400..=499)) => {
-                let ports = (DEFAULT_PORTS.0, Some(DEFAULT_PORTS.1));
-                Some(
-                    (0..self.assumed_ranks())
-                        .map(|rank| moved(ports, rank))
-                        .collect(),
-                )
+                let ranks = 0..self.assumed_ranks();
+                Some(ranks.map(|rank| RankPorts::DEFAULT.moved(rank)).collect())
             }
             Err(_) => None,
         }
@@ -181,13 +245,27 @@ impl PublisherPorts {
     }
 }
 
-fn moved((publisher, replay): (u16, Option<u16>), rank: u32) -> (u16, Option<u16>) {
-    let up = |port: u16| port.saturating_add(rank as u16);
-    (up(publisher), replay.map(up))
+// === RankPorts ===
+
+impl RankPorts {
+    /// Those of vLLM's and SGLang's documents.
+    const DEFAULT: Self = Self {
+        publish: Some(5557),
+        replay: Some(DEFAULT_REPLAY),
+    };
+
+    /// Those of another rank, if these are of rank 0.
+    fn moved(self, rank: u32) -> Self {
+        let up = |port: u16| port.saturating_add(rank as u16);
+        Self {
+            publish: self.publish.map(up),
+            replay: self.replay.map(up),
+        }
+    }
 }
 
-/// The ports of all ranks, if all of them publish.
-fn read(body: &[u8]) -> Option<Ports> {
+/// The ports of all ranks of the engine on `host`, if all of them publish.
+fn read(body: &[u8], host: &ServerHost) -> Option<Ports> {
     let sources: BTreeMap<u32, EventSourceReply> = serde_json::from_slice(body).ok()?;
     let publishes = |source: &EventSourceReply| source.publisher.as_deref() == Some("zmq");
     let are_ranks =
@@ -196,12 +274,25 @@ fn read(body: &[u8]) -> Option<Ports> {
         return None;
     }
     let ports = |source: &EventSourceReply| {
-        Some((
-            port(source.endpoint.as_deref()?)?,
-            source.replay_endpoint.as_deref().and_then(port),
-        ))
+        let endpoint = source.endpoint.as_deref()?;
+        let replay = source.replay_endpoint.as_deref().and_then(port);
+        let publish = port(endpoint)?;
+        Some(RankPorts {
+            publish: binds(endpoint, host).then_some(publish),
+            replay,
+        })
     };
     sources.values().map(ports).collect()
+}
+
+/// Whether a publisher with this `tcp://host:port` listens there. vLLM's and SGLang's do if the host
+/// is a wildcard; one with another host than the engine's own connects to it.
+fn binds(endpoint: &str, own: &ServerHost) -> bool {
+    let host = endpoint.strip_prefix("tcp://").unwrap_or(endpoint);
+    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    let is_local = ip.is_ok_and(|ip| ip.is_unspecified() || ip.is_loopback());
+    host.contains('*') || is_local || host == "localhost" || host == own.to_string()
 }
 
 /// The port of `tcp://host:port`; other transports do not leave the engine's host.
@@ -256,11 +347,10 @@ mod tests {
 
     async fn place(ports_of: &PublisherPorts, rank: u32) -> (String, Option<String>) {
         let of = ports_of.ranks().await.expect("known");
-        let place = ports_of
-            .place(rank, of)
-            .await
-            .expect("as many ranks as before")
-            .expect("known");
+        let place = ports_of.place(rank, of).await;
+        let PublisherPlace::At(place) = place.expect("as many ranks as before") else {
+            panic!("known")
+        };
         (
             place.publisher.to_string(),
             place.replay.map(|replay| replay.to_string()),
@@ -309,7 +399,12 @@ mod tests {
     fn what_an_engine_says_is_read() {
         let vllm = br#"{"0":{"enable_kv_cache_events":true,"publisher":"zmq","endpoint":"tcp://*:5601","replay_endpoint":"tcp://*:5602","topic":"kv@"},
             "1":{"publisher":"zmq","endpoint":"tcp://[::1]:5701","replay_endpoint":null}}"#;
-        assert_eq!(read(vllm), Some(vec![(5601, Some(5602)), (5701, None)]));
+        let host: ServerHost = ServerHost::Ip([10, 0, 0, 7].into());
+        let ports = |publish, replay| RankPorts { publish, replay };
+        assert_eq!(
+            read(vllm, &host),
+            Some(vec![ports(Some(5601), Some(5602)), ports(Some(5701), None)])
+        );
         let useless = [
             "{}",
             "[]",
@@ -319,7 +414,43 @@ mod tests {
             r#"{"0":{"publisher":"zmq","endpoint":"tcp://*:0"}}"#,
         ];
         for answer in useless {
-            assert_eq!(read(answer.as_bytes()), None, "{answer}");
+            assert_eq!(read(answer.as_bytes(), &host), None, "{answer}");
         }
+    }
+
+    #[test]
+    fn a_publisher_with_the_address_of_another_host_connects_to_it() {
+        let own = ServerHost::Ip([10, 0, 0, 7].into());
+        let listening = [
+            "*",
+            "0.0.0.0",
+            "[::]",
+            "[::1]",
+            "127.0.0.1",
+            "localhost",
+            "10.0.0.7",
+        ];
+        for host in listening {
+            assert!(binds(&format!("tcp://{host}:5557"), &own), "{host}");
+        }
+        for host in ["10.0.0.8", "epp.ai.svc.cluster.local", "[fd00::7]"] {
+            assert!(!binds(&format!("tcp://{host}:5557"), &own), "{host}");
+        }
+        let answer = br#"{"0":{"publisher":"zmq","endpoint":"tcp://epp:5557","replay_endpoint":"tcp://*:5602"}}"#;
+        let dials = RankPorts {
+            publish: None,
+            replay: Some(5602),
+        };
+        assert_eq!(read(answer, &own), Some(vec![dials]));
+    }
+
+    #[tokio::test]
+    async fn a_configured_replay_port_counts_for_publishers_that_dial() {
+        let replay = |yaml, discovered| async move { ports_of(yaml, discovered).replay(2).await };
+        let found = replay("{replayPort: 6001}", None).await;
+        assert_eq!(found.as_deref(), Some("10.0.0.7:6003"));
+        assert_eq!(replay("{replayPort: 0}", None).await, None);
+        let found = replay("{replayPort: 6001}", Some((7000, Some(7001)))).await;
+        assert_eq!(found.as_deref(), Some("10.0.0.7:7003"));
     }
 }

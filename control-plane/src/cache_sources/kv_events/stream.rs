@@ -1,5 +1,5 @@
-//! Follows the stream of one rank: connects, catches up, takes in what comes, and begins again when
-//! it breaks.
+//! Follows the stream of one rank: connects, or is connected to; catches up, takes in what comes,
+//! and begins again when it breaks.
 //!
 //! ```text
 //!   connect ─▶ subscribe ─▶ catch up (replay) ─▶ live ──▶ next: take in
@@ -12,31 +12,27 @@
 //! same if its replay still has the newest batch that was taken in, byte for byte; if not, or if
 //! there is no replay, all blocks are dropped.
 
+mod arrived;
 mod catch_up;
 
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::backoff::Backoff;
 use hermes_runtime::metrics::Handles;
-use tokio::time::{self, Instant, MissedTickBehavior, timeout};
+use tokio::time::{self, Instant, timeout};
 
 use super::{
     ingest::{Ingest, Status},
+    live_peer::{LivePeer, StreamLoss},
     metrics::{ClearCause, KvEventsPoolMetrics, StreamFailure},
     replay::{self, ReplayedBatch},
     sequence::{BatchOrder, Sequence},
-    source::{PublisherAddress, PublisherPorts, RankCountChanged},
+    source::{PublisherAddress, PublisherPlace, PublisherPorts, RankCountChanged},
     zmtp::{Message, Peer, Socket, ZmtpError},
 };
 
 /// Longest time for a connection and its handshake.
 const CONNECT: Duration = Duration::from_secs(3);
-
-/// How often the publisher is asked for a sign of life.
-const PING: Duration = Duration::from_secs(2);
-
-/// Unanswered pings in a row after which a publisher that answers pings is gone.
-const UNANSWERED: u32 = 3;
 
 /// How long the publisher may take to notice the subscription before the replay is asked for.
 const NOTICE: Duration = Duration::from_secs(1);
@@ -56,10 +52,6 @@ pub(super) struct Stream {
     /// The current failure was logged already.
     quiet: bool,
 }
-
-/// Why a stream is broken, for metrics and in words.
-#[derive(Debug)]
-struct StreamLoss(StreamFailure, String);
 
 // === Stream ===
 
@@ -93,11 +85,15 @@ impl Stream {
             let began = Instant::now();
             let lost = match whereabouts.place(self.status.rank, of).await {
                 Err(resized) => return resized,
-                Ok(None) => StreamLoss(
+                Ok(PublisherPlace::Unknown) => StreamLoss(
                     StreamFailure::NoAddress,
                     "the engine does not say where its publisher is".to_owned(),
                 ),
-                Ok(Some(place)) => self.session(&place).await,
+                Ok(PublisherPlace::Dials) => StreamLoss(
+                    StreamFailure::Awaited,
+                    "the publisher dials, and has sent nothing to this replica yet".to_owned(),
+                ),
+                Ok(PublisherPlace::At(place)) => self.session(&place).await,
             };
             self.ends(lost);
             if began.elapsed() > BACKOFF.1 {
@@ -139,33 +135,15 @@ impl Stream {
         if let Some(first) = first {
             self.arrives(first, place).await;
         }
-        self.live(&mut peer, place).await
+        self.live(LivePeer::new(peer), place).await
     }
 
     /// Takes in what comes until the stream breaks.
-    async fn live(&mut self, peer: &mut Peer, place: &PublisherAddress) -> StreamLoss {
-        let mut pings = time::interval(PING);
-        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut asked, mut unanswered) = (Instant::now(), 0);
+    async fn live(&mut self, mut peer: LivePeer, place: &PublisherAddress) -> StreamLoss {
         loop {
-            tokio::select! {
-                message = peer.next() => match message {
-                    Ok(Some(message)) => self.arrives(message, place).await,
-                    Ok(None) => {}
-                    Err(error) => return error.into(),
-                },
-                _ = pings.tick() => {
-                    unanswered = if peer.last_received() >= asked { 0 } else { unanswered + 1 };
-                    if peer.answers_pings() && unanswered >= UNANSWERED {
-                        return StreamLoss(StreamFailure::PingTimeout, format!("{unanswered} pings were not answered"));
-                    }
-                    asked = Instant::now();
-                    match timeout(PING, peer.ping()).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => return error.into(),
-                        Err(_late) => return StreamLoss(StreamFailure::PingTimeout, "the publisher does not read".to_owned()),
-                    }
-                }
+            match peer.next().await {
+                Ok(message) => self.arrives(message, place).await,
+                Err(lost) => return lost,
             }
         }
     }
@@ -229,30 +207,5 @@ impl Stream {
             );
         }
         now.failure = Some(words);
-    }
-}
-
-// === StreamLoss ===
-
-impl From<ZmtpError> for StreamLoss {
-    fn from(error: ZmtpError) -> Self {
-        Self(StreamFailure::of(&error), error.to_string())
-    }
-}
-
-// === StreamFailure ===
-
-impl StreamFailure {
-    pub(super) fn of(error: &ZmtpError) -> Self {
-        match error {
-            ZmtpError::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                Self::ConnectFailed
-            }
-            ZmtpError::Io(_) => Self::ConnectionBroken,
-            ZmtpError::Protocol(_)
-            | ZmtpError::WrongSocket(_)
-            | ZmtpError::Refused(_)
-            | ZmtpError::TooLarge => Self::Protocol,
-        }
     }
 }

@@ -1,8 +1,8 @@
-//! A ZeroMQ client for one peer: SUB toward a publisher, DEALER toward its replay socket.
+//! A ZeroMQ socket for one peer: SUB toward a publisher, DEALER toward its replay socket.
 //!
 //! ```text
-//!   connect ─▶ greetings ─▶ READY both ways ─▶ messages
-//!                                              PING ─▶ PONG: the peer is there
+//!   connect or accept ─▶ greetings ─▶ READY both ways ─▶ messages
+//!                                                        PING ─▶ PONG: the peer is there
 //! ```
 //!
 //! Existing libraries reconnect by themselves and hide a broken connection; this one reports it at
@@ -66,7 +66,7 @@ pub(super) enum ZmtpError {
     WrongSocket(String),
     #[error("the peer refuses: {0}")]
     Refused(String),
-    #[error("a message is larger than {} bytes", frame::MAX_MESSAGE)]
+    #[error("a message is too large, or has too many frames")]
     TooLarge,
 }
 
@@ -93,23 +93,43 @@ impl Socket {
 impl Peer {
     /// Connects to `host:port` and shakes hands.
     pub(super) async fn connect(authority: &str, socket: Socket) -> Result<Self, ZmtpError> {
-        let stream = TcpStream::connect(authority).await?;
+        let mut peer = Self::over(TcpStream::connect(authority).await?)?;
+        peer.exchange_greetings().await?;
+        peer.send_ready(socket).await?;
+        peer.await_ready(socket).await?;
+        Ok(peer)
+    }
+
+    /// Shakes hands with one that connected, which must be the counterpart of `socket`.
+    pub(super) async fn accept(stream: TcpStream, socket: Socket) -> Result<Self, ZmtpError> {
+        let mut peer = Self::over(stream)?;
+        peer.exchange_greetings().await?;
+        peer.await_ready(socket).await?;
+        peer.send_ready(socket).await?;
+        Ok(peer)
+    }
+
+    fn over(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         // For peers that do not answer pings.
         let keepalive = TcpKeepalive::new()
             .with_time(Duration::from_secs(10))
             .with_interval(Duration::from_secs(5));
         SockRef::from(&stream).set_tcp_keepalive(&keepalive.with_retries(3))?;
-        let mut peer = Self {
+        Ok(Self {
             stream,
             inbox: BytesMut::new(),
             outbox: BytesMut::new(),
             assembly: Assembly::default(),
             last_received: Instant::now(),
             answers_pings: false,
-        };
-        peer.shake_hands(socket).await?;
-        Ok(peer)
+        })
+    }
+
+    /// Reads no message larger than this many bytes, all frames together; at most
+    /// [`frame::MAX_MESSAGE`].
+    pub(super) fn limit_messages(&mut self, bytes: usize) {
+        self.assembly.limit(bytes);
     }
 
     /// Sends a message.
@@ -121,6 +141,11 @@ impl Peer {
     /// Asks for every message whose first frame begins with `topic`.
     pub(super) async fn subscribe(&mut self, topic: &[u8]) -> Result<(), ZmtpError> {
         self.send(&[&[&[1], topic].concat()]).await
+    }
+
+    /// Takes a subscription back.
+    pub(super) async fn unsubscribe(&mut self, topic: &[u8]) -> Result<(), ZmtpError> {
+        self.send(&[&[&[0], topic].concat()]).await
     }
 
     /// Asks for a sign of life.
@@ -168,7 +193,7 @@ impl Peer {
         Ok(name == b"PONG")
     }
 
-    async fn shake_hands(&mut self, socket: Socket) -> Result<(), ZmtpError> {
+    async fn exchange_greetings(&mut self) -> Result<(), ZmtpError> {
         self.outbox.extend_from_slice(&frame::greeting());
         self.flush().await?;
         while self.inbox.len() < GREETING {
@@ -178,9 +203,15 @@ impl Peer {
         let greeting = greeting
             .first_chunk()
             .ok_or(ZmtpError::Protocol("a greeting is too short"))?;
-        frame::check_greeting(greeting)?;
+        frame::check_greeting(greeting)
+    }
+
+    async fn send_ready(&mut self, socket: Socket) -> Result<(), ZmtpError> {
         frame::write_command(&mut self.outbox, "READY", &frame::ready(socket.name()));
-        self.flush().await?;
+        self.flush().await
+    }
+
+    async fn await_ready(&mut self, socket: Socket) -> Result<(), ZmtpError> {
         loop {
             match self.assembly.next(&mut self.inbox)? {
                 Some(Incoming::Command(name, data)) if *name == *b"READY" => {

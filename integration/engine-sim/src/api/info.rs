@@ -212,10 +212,15 @@ fn kv_event_sources(context: &EngineContext) -> Response<Body> {
         return json(StatusCode::OK, &serde_json::json!({}));
     };
     let endpoint = |port: u16| format!("tcp://*:{port}");
+    let listens = ports
+        .publish
+        .as_ref()
+        .map(|port| endpoint(port.addr().port()));
+    let connects = config.connect.as_ref().map(|host| format!("tcp://{host}"));
     let source = serde_json::json!({
         "enable_kv_cache_events": true,
         "publisher": "zmq",
-        "endpoint": endpoint(ports.publish.addr().port()),
+        "endpoint": listens.or(connects),
         "replay_endpoint": ports.replay.as_ref().map(|port| endpoint(port.addr().port())),
         "buffer_steps": config.buffer,
         "hwm": 100_000,

@@ -22,11 +22,16 @@ impl LonePublisher {
     /// Listens where `config` says. `block_size` is in tokens. Call it inside a Tokio runtime.
     ///
     /// # Errors
-    /// When a port cannot be had.
+    /// When a port cannot be had, or the publisher is to connect.
     pub fn start(config: KvEventsConfig, block_size: usize) -> io::Result<Self> {
         let ports = EventPorts::reserve(&config)?;
         ports.open()?;
-        let faults = Arc::new(Faults::new(Arc::clone(&ports.publish)));
+        let listens = "a publisher without an engine listens";
+        let port = ports
+            .publish
+            .clone()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, listens))?;
+        let faults = Arc::new(Faults::new(Arc::clone(&port)));
         let publisher = Arc::new(Publisher::new(config, block_size, faults));
         let sockets = ports
             .all()
@@ -35,7 +40,7 @@ impl LonePublisher {
             .map(|socket| AbortOnDropHandle::new(tokio::spawn(socket)))
             .collect();
         Ok(Self {
-            addr: ports.publish.addr(),
+            addr: port.addr(),
             publisher,
             _serving: serving,
         })

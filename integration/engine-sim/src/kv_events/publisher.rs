@@ -101,7 +101,7 @@ impl Publisher {
     }
 
     /// How many are subscribed.
-    pub(super) fn subscribers(&self) -> usize {
+    pub(crate) fn subscribers(&self) -> usize {
         self.live.receiver_count()
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -27,6 +28,13 @@ const UNREAD: usize = 16;
 pub(crate) enum Role {
     Publish,
     Replay,
+}
+
+/// The other side of a PUB socket.
+struct Subscriber {
+    writer: OwnedWriteHalf,
+    /// The topics that it wants.
+    topics: Vec<Vec<u8>>,
 }
 
 /// Accepts for ever; dropping the future ends all connections.
@@ -53,7 +61,12 @@ pub(crate) async fn serve(port: Arc<Port>, publisher: Arc<Publisher>, role: Role
     }
 }
 
-async fn connection(mut stream: TcpStream, publisher: &Publisher, role: Role) -> io::Result<()> {
+/// One connection until it ends, accepted or made.
+pub(super) async fn connection(
+    mut stream: TcpStream,
+    publisher: &Publisher,
+    role: Role,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     match role {
         Role::Publish => {
@@ -68,7 +81,7 @@ async fn connection(mut stream: TcpStream, publisher: &Publisher, role: Role) ->
 }
 
 async fn publish(stream: TcpStream, publisher: &Publisher) -> io::Result<()> {
-    let (mut reader, mut writer) = stream.into_split();
+    let (mut reader, writer) = stream.into_split();
     let (sender, mut received_messages) = mpsc::channel(UNREAD);
     let _reading = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok(received) = zmtp::receive(&mut reader).await {
@@ -77,8 +90,18 @@ async fn publish(stream: TcpStream, publisher: &Publisher) -> io::Result<()> {
             }
         }
     }));
-    let (mut live, mut disconnects) = (publisher.subscribe(), publisher.disconnects());
-    let mut subscriptions: Vec<Vec<u8>> = Vec::new();
+    let mut disconnects = publisher.disconnects();
+    let mut subscriber = Subscriber {
+        writer,
+        topics: Vec::new(),
+    };
+    while subscriber.topics.is_empty() {
+        let Some(received) = received_messages.recv().await else {
+            return Ok(());
+        };
+        subscriber.obey(received).await?;
+    }
+    let mut live = publisher.subscribe();
     loop {
         if publisher.is_mute() {
             return pending().await;
@@ -86,21 +109,12 @@ async fn publish(stream: TcpStream, publisher: &Publisher) -> io::Result<()> {
         tokio::select! {
             received = received_messages.recv() => match received {
                 None => return Ok(()),
-                Some(Received::Command(command)) => {
-                    if let Some(answer) = zmtp::answer(&command) {
-                        writer.write_all(&answer).await?;
-                    }
-                }
-                Some(Received::Message(frames)) => match frames.first().and_then(|frame| frame.split_first()) {
-                    Some((1, topic)) => subscriptions.push(topic.to_vec()),
-                    Some((0, topic)) => subscriptions.retain(|known| known != topic),
-                    _ => {}
-                }
+                Some(received) => subscriber.obey(received).await?,
             },
             batch = live.recv() => match batch {
                 Ok(batch) => {
-                    if let Some(message) = publisher.message(&batch, &subscriptions) {
-                        writer.write_all(&message).await?;
+                    if let Some(message) = publisher.message(&batch, &subscriber.topics) {
+                        subscriber.writer.write_all(&message).await?;
                     }
                 }
                 Err(RecvError::Lagged(_)) => {}
@@ -108,6 +122,27 @@ async fn publish(stream: TcpStream, publisher: &Publisher) -> io::Result<()> {
             },
             _ = disconnects.changed() => return Ok(()),
         }
+    }
+}
+
+impl Subscriber {
+    /// Follows a subscription or a command.
+    async fn obey(&mut self, received: Received) -> io::Result<()> {
+        match received {
+            Received::Command(command) => {
+                if let Some(answer) = zmtp::answer(&command) {
+                    self.writer.write_all(&answer).await?;
+                }
+            }
+            Received::Message(frames) => {
+                match frames.first().and_then(|frame| frame.split_first()) {
+                    Some((1, topic)) => self.topics.push(topic.to_vec()),
+                    Some((0, topic)) => self.topics.retain(|known| known != topic),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The server's side of ZMTP 3.0: enough for a PUB and a ROUTER socket.
+//! ZMTP 3.0 for a PUB and a ROUTER socket.
 
 use std::io;
 

@@ -42,10 +42,12 @@ pub(super) enum Incoming {
 }
 
 /// Puts frames together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Assembly {
     parts: Message,
     size: usize,
+    /// Largest message that is read, all frames together.
+    limit: usize,
 }
 
 /// What a client sends first: version 3.0, no security.
@@ -132,7 +134,22 @@ fn split(data: &mut Bytes, length: usize) -> Option<Bytes> {
 
 // === Assembly ===
 
+impl Default for Assembly {
+    fn default() -> Self {
+        Self {
+            parts: Message::default(),
+            size: 0,
+            limit: MAX_MESSAGE,
+        }
+    }
+}
+
 impl Assembly {
+    /// Reads no message larger than this from now on.
+    pub(super) fn limit(&mut self, bytes: usize) {
+        self.limit = bytes.min(MAX_MESSAGE);
+    }
+
     /// What the bytes so far make whole; nothing when more are needed.
     pub(super) fn next(&mut self, inbox: &mut BytesMut) -> Result<Option<Incoming>, ZmtpError> {
         loop {
@@ -146,7 +163,7 @@ impl Assembly {
             let room = if is_command {
                 MAX_COMMAND
             } else {
-                MAX_MESSAGE.saturating_sub(self.size)
+                self.limit.saturating_sub(self.size)
             };
             let length = usize::try_from(length)
                 .ok()

@@ -92,6 +92,7 @@ async fn the_estimate_is_that_of_the_best_rank_and_a_lost_rank_leaves_misses_unk
     let events = follower("{}");
     events.set([Publisher {
         endpoint: EndpointId(1),
+        name: "engine".into(),
         trust: EndpointTrust::System,
         address: front.url.parse().expect("an address"),
         ports: None,
@@ -186,6 +187,7 @@ async fn every_rank_that_the_metrics_name_is_followed_from_a_port_that_kubernete
     let events = follower("{replayPort: 0}");
     events.set([Publisher {
         endpoint: EndpointId(1),
+        name: "engine".into(),
         trust: EndpointTrust::System,
         address: "http://127.0.0.1:9".parse().expect("an address"),
         ports: Some(EventPorts {

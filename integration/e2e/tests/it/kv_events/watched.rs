@@ -20,7 +20,7 @@ pub(super) const BLOCK: usize = 4;
 
 pub(super) struct FollowedEngine {
     pub(super) engine: EngineHandle,
-    pub(super) events: KvEvents,
+    pub(super) events: Arc<KvEvents>,
 }
 
 /// An engine with `blocks` blocks that answers at once and publishes KV events.
@@ -88,6 +88,7 @@ impl FollowedEngine {
     pub(super) fn follow(&self) {
         let publisher = Publisher {
             endpoint: EndpointId(1),
+            name: "engine".into(),
             trust: EndpointTrust::System,
             address: self.engine.url().parse().expect("an address"),
             ports: None,
@@ -169,8 +170,13 @@ impl FollowedEngine {
 }
 
 /// A follower without publishers.
-pub(super) fn follower(yaml: &str) -> KvEvents {
+pub(super) fn follower(yaml: &str) -> Arc<KvEvents> {
+    follower_with(yaml, &KvEventsMetrics::register(&mut Registry::default()))
+}
+
+/// A follower without publishers that counts here.
+pub(super) fn follower_with(yaml: &str, metrics: &KvEventsMetrics) -> Arc<KvEvents> {
     hermes_runtime::crypto::install_default_crypto();
-    let metrics = KvEventsMetrics::register(&mut Registry::default());
-    KvEvents::new(&Arc::from("a"), wanted(yaml), &metrics).expect("TLS is set up")
+    let events = KvEvents::new(&Arc::from("a"), wanted(yaml), metrics);
+    Arc::new(events.expect("TLS is set up"))
 }
