@@ -109,8 +109,8 @@ class Vllm(Server):
 class Hermes(Server):
     """`hermes serve` in front of these engines, or as this configuration says."""
 
-    def __init__(self, binary: str, engines: list[Vllm], logs: Path, config: Path | None = None) -> None:
-        command = [binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    def __init__(self, binary: str, engines: list[Vllm], logs: Path, config: Path | None = None, flags: list[str] | None = None) -> None:
+        command = [binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", *(flags or [])]
         if config:
             command += ["--config", str(config)]
         else:
@@ -132,6 +132,11 @@ class Hermes(Server):
         """How the KV events of the pool's first endpoint are followed."""
         streams = httpx.get(f"{self.control}/debug/kv-events").raise_for_status().json().get("chat", {"streams": []})["streams"]
         return streams[0] if streams else {"standing": "unsynced", "blocks": 0, "next": 0}
+
+    def arrivals(self, outcome: str) -> float:
+        """Publishers that dialed and ended so."""
+        lines = httpx.get(f"{self.control}/metrics").raise_for_status().text.splitlines()
+        return total([line for line in lines if f'"{outcome}"' in line], "hermes_kv_events_arrivals_total")
 
     def settled(self) -> None:
         """Waits until no more KV events come: vLLM publishes up to 0.1 s after a step."""

@@ -217,7 +217,8 @@ impl PublisherPorts {
             FixedReplay::At(port) => Some(port.saturating_add(rank as u16)),
             FixedReplay::Asked => {
                 let ports = self.ask().await?;
-                // Ranks behind addresses of their own are counted over all of these.
+                // Ranks behind addresses of their own are counted over all of these. Whether it is
+                // this rank's is seen by its batches.
                 let own = ports.get(rank as usize);
                 own.or_else(|| ports.first().filter(|_| ports.len() == 1))?
                     .replay
@@ -285,14 +286,14 @@ fn read(body: &[u8], host: &ServerHost) -> Option<Ports> {
     sources.values().map(ports).collect()
 }
 
-/// Whether a publisher with this `tcp://host:port` listens there. vLLM's and SGLang's do if the host
-/// is a wildcard; one with another host than the engine's own connects to it.
+/// Whether a publisher with this `tcp://host:port` may listen there. One with the name of another
+/// host connects to it. An address may be any of its own host's: vLLM reports one if the system
+/// chose the port.
 fn binds(endpoint: &str, own: &ServerHost) -> bool {
     let host = endpoint.strip_prefix("tcp://").unwrap_or(endpoint);
     let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    let is_local = ip.is_ok_and(|ip| ip.is_unspecified() || ip.is_loopback());
-    host.contains('*') || is_local || host == "localhost" || host == own.to_string()
+    let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    host.contains('*') || is_address || host == "localhost" || host == own.to_string()
 }
 
 /// The port of `tcp://host:port`; other transports do not leave the engine's host.
@@ -419,8 +420,8 @@ mod tests {
     }
 
     #[test]
-    fn a_publisher_with_the_address_of_another_host_connects_to_it() {
-        let own = ServerHost::Ip([10, 0, 0, 7].into());
+    fn a_publisher_with_the_name_of_another_host_connects_to_it() {
+        let own = ServerHost::Name("vllm-0.vllm".parse().expect("a name"));
         let listening = [
             "*",
             "0.0.0.0",
@@ -429,11 +430,12 @@ mod tests {
             "127.0.0.1",
             "localhost",
             "10.0.0.7",
+            "vllm-0.vllm",
         ];
         for host in listening {
             assert!(binds(&format!("tcp://{host}:5557"), &own), "{host}");
         }
-        for host in ["10.0.0.8", "epp.ai.svc.cluster.local", "[fd00::7]"] {
+        for host in ["vllm-1.vllm", "epp.ai.svc.cluster.local"] {
             assert!(!binds(&format!("tcp://{host}:5557"), &own), "{host}");
         }
         let answer = br#"{"0":{"publisher":"zmq","endpoint":"tcp://epp:5557","replay_endpoint":"tcp://*:5602"}}"#;

@@ -48,6 +48,8 @@ pub(super) struct Stream {
     sequence: Sequence,
     counters: Arc<Handles<KvEventsPoolMetrics>>,
     topic: Arc<[u8]>,
+    /// The rank that the batches of a publisher name that dialed: its replay may be another rank's.
+    named_rank: Option<u32>,
     backoff: Backoff,
     /// The current failure was logged already.
     quiet: bool,
@@ -70,6 +72,7 @@ impl Stream {
             sequence: Sequence::default(),
             counters,
             topic,
+            named_rank: None,
             backoff: Backoff::new(BACKOFF, seed),
             quiet: true,
         }

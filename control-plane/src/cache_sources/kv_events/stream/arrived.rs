@@ -37,6 +37,7 @@ impl Stream {
             mut rest,
         } = stream;
         self.status.now.lock().publisher = publisher.clone();
+        self.named_rank = Some(rank);
         let place = PublisherAddress {
             publisher,
             replay: ports.replay(rank).await,

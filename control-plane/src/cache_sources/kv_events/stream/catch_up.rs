@@ -3,6 +3,7 @@
 
 use super::{
     super::{
+        decode,
         metrics::{ClearCause, ReplayOutcome, StreamFailure},
         replay::{Replay, ReplayedBatch},
         sequence::Mark,
@@ -102,6 +103,12 @@ impl Stream {
                     }
                     return Ok(outcome);
                 };
+                if self
+                    .named_rank
+                    .is_some_and(|rank| decode::rank(&payload) != Ok(rank))
+                {
+                    return Err(StreamFailure::Protocol);
+                }
                 if number < next {
                     continue;
                 }

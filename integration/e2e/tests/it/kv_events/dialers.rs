@@ -311,6 +311,37 @@ async fn a_large_message_of_an_unknown_publisher_is_not_read() {
     closed(scripted(&door, &header).await).await;
 }
 
+/// `[topic, number, [0, [], rank]]`, whose topic has at most 255 bytes.
+fn empty_batch(topic: &str, number: u8, rank: u8) -> Vec<u8> {
+    let mut bytes = vec![1, topic.len() as u8];
+    bytes.extend(topic.as_bytes());
+    bytes.extend([1, 8, 0, 0, 0, 0, 0, 0, 0, number]);
+    bytes.extend([0, 4, 0x93, 0x00, 0x90, rank]);
+    bytes
+}
+
+#[tokio::test]
+async fn the_replay_of_another_rank_is_not_taken() {
+    let door = PublisherDoor::open("{}").await;
+    let engine = door.engine(door.dialed(TOPIC)).await;
+    engine.ask_all(0..4).await;
+    engine.await_estimates(0..5).await;
+    // The engine reports the replay port of its first rank only.
+    let topic = format!("kv@{}@sim", engine.engine.addr());
+    let _second = scripted(&door, &empty_batch(&topic, 0, 1)).await;
+    eventually("it has a stream of its own", || async {
+        let streams = door.events.view().streams;
+        streams.len() == 2 && streams[1].standing == "synced"
+    })
+    .await;
+    let streams = door.events.view().streams;
+    assert_eq!(
+        (streams[1].rank, streams[1].next, streams[1].blocks),
+        (1, 1, 0)
+    );
+    engine.await_estimates(0..5).await;
+}
+
 #[tokio::test]
 async fn every_rank_that_dials_has_a_stream_and_one_that_does_not_leaves_misses_unknown() {
     let door = PublisherDoor::open("{ranks: 2, replayPort: 0}").await;
@@ -321,12 +352,7 @@ async fn every_rank_that_dials_has_a_stream_and_one_that_does_not_leaves_misses_
         address: "http://127.0.0.1:9".parse().expect("an address"),
         ports: None,
     }]);
-    // [topic, number 0, [0, [], rank]]
-    let message = |rank: u8| {
-        let payload = [0x93, 0x00, 0x90, rank];
-        let head = b"\x01\x0ekv@127.0.0.1:9\x01\x08\0\0\0\0\0\0\0\0\0\x04";
-        [head.as_slice(), &payload].concat()
-    };
+    let message = |rank| empty_batch("kv@127.0.0.1:9", 0, rank);
     let identity = CacheIdentity::default();
     let miss = || {
         door.events
