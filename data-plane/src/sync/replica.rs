@@ -18,7 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::Status;
+use tonic::{Response, Status, Streaming, transport::Channel};
 
 use super::{
     dial::{Dialer, ReplicaAddress, causes},
@@ -138,22 +138,9 @@ impl ReplicaFollower {
         };
         let (upwards, outbound) = mpsc::channel(OUTBOUND);
         let registration = self.outbox.register(upwards.clone());
-        let mut client = v1::router_client::RouterClient::new(channel)
-            .max_decoding_message_size(hermes_proto::MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(hermes_proto::MAX_MESSAGE_BYTES);
-        for message in [
-            Up::Hello(self.identity.hello()),
-            Up::Open(self.reporter.open_requests()),
-        ] {
-            // The channel is new and has room for both.
-            let _ = upwards.try_send(v1::FromDataPlane {
-                message: Some(message),
-            });
-        }
-        let mut down = match timeout(OPEN, client.sync(ReceiverStream::new(outbound))).await {
-            Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return status,
-            Err(_) => return Status::deadline_exceeded("the Sync stream did not open"),
+        let mut down = match self.open_sync(channel, &upwards, outbound).await {
+            Ok(down) => down,
+            Err(status) => return status,
         };
         let mut clients = scoring.clients();
         loop {
@@ -180,6 +167,31 @@ impl ReplicaFollower {
             {
                 return status;
             }
+        }
+    }
+
+    /// Opens a Sync stream, whose first messages say who this proxy is and what it has open.
+    async fn open_sync(
+        &self,
+        channel: Channel,
+        upwards: &mpsc::Sender<v1::FromDataPlane>,
+        outbound: mpsc::Receiver<v1::FromDataPlane>,
+    ) -> Result<Streaming<v1::FromControlPlane>, Status> {
+        let mut client = v1::router_client::RouterClient::new(channel)
+            .max_decoding_message_size(hermes_proto::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(hermes_proto::MAX_MESSAGE_BYTES);
+        for message in [
+            Up::Hello(self.identity.hello()),
+            Up::Open(self.reporter.open_requests()),
+        ] {
+            // The channel is new and has room for both.
+            let _ = upwards.try_send(v1::FromDataPlane {
+                message: Some(message),
+            });
+        }
+        match timeout(OPEN, client.sync(ReceiverStream::new(outbound))).await {
+            Ok(opened) => opened.map(Response::into_inner),
+            Err(_) => Err(Status::deadline_exceeded("the Sync stream did not open")),
         }
     }
 
