@@ -59,7 +59,7 @@ use crate::{
     },
     sync::RoutingState,
     telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
-    view::{RoutingPool, RoutingView, models},
+    view::{RoutingPool, RoutingView, models, pickers::PickerAuthority},
 };
 
 /// Places the requests of every door.
@@ -99,6 +99,8 @@ pub(crate) struct DoorRules {
     pub(crate) pairs: DoorPairs,
     /// The endpoints that the request may be sent to, if not every one of the pool.
     pub(crate) subset: Option<EndpointSubset>,
+    /// The picker that was asked, by which pools differ that serve the same model.
+    pub(crate) picker: Option<PickerAuthority>,
 }
 
 /// The prefill/decode pairs that a door can exchange. Besides them, it gets single endpoints.
@@ -259,7 +261,8 @@ impl Placer {
     {
         let mut request = self.read(view, arrived, &mut permit).await?;
         forget_unknown_model(view, &mut request);
-        let ResolvedPool { pool, pinned } = self.resolve(view, &request, &mut start.id).await?;
+        let asked = (&request, rules.picker.as_ref());
+        let ResolvedPool { pool, pinned } = self.resolve(view, asked, &mut start.id).await?;
         self.rewrite(&pool, pinned.as_ref(), start.id, &mut request);
         let held = (permit, self.drain.track());
         let sinks = (Arc::clone(&self.reporter), Arc::clone(&self.access_log));

@@ -146,6 +146,7 @@ impl Proxy {
             rules: DoorRules {
                 pairs: DoorPairs::All,
                 subset: None,
+                picker: None,
             },
         };
         match self.placer.place(door).await? {

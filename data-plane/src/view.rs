@@ -7,6 +7,7 @@
 
 pub(crate) mod history;
 pub(crate) mod models;
+pub(crate) mod pickers;
 pub(crate) mod retention;
 
 use std::{
@@ -154,8 +155,7 @@ impl RoutingView {
         }
         // A pool without a list of models accepts any name; its engines reject unknown ones. So does
         // a pool that rewrites any model.
-        let is_open = |pool: &RoutingPool| pool.pool.models.is_empty() || pool.rewrites_any_model();
-        if let Some(only) = self.only(is_open) {
+        if let Some(only) = self.only(RoutingPool::accepts_any_model) {
             return Ok(only);
         }
         let nearest = nearest(model, self.model_names())
@@ -199,6 +199,11 @@ impl RoutingPool {
             Some(ModelHolders::Some(holders)) => holders.binary_search(&endpoint).is_ok(),
             Some(ModelHolders::Except(others)) => others.binary_search(&endpoint).is_err(),
         }
+    }
+
+    /// Whether it serves requests for models that it does not list.
+    fn accepts_any_model(&self) -> bool {
+        self.pool.models.is_empty() || self.rewrites_any_model()
     }
 
     /// Whether it serves requests for any model, and for none, by a rewrite.

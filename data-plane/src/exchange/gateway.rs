@@ -15,7 +15,11 @@
 
 mod order;
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use hermes_core::{
@@ -36,6 +40,7 @@ use super::{
     guard::RequestGuard,
     leg::{ClassVerdict, LegDeadline},
     meter::Meter,
+    model_restorer::ModelRestorer,
     retry::AttemptEnd,
     trace,
 };
@@ -43,6 +48,9 @@ use crate::{
     request::inference_request::InferenceRequest,
     telemetry::metrics::{AnswerClass, RequestOutcome},
 };
+
+/// How long an answer may take of which the gateway shows the head alone.
+const HIDDEN_ANSWER: Duration = Duration::from_secs(60 * 60);
 
 /// See the module.
 pub(crate) struct GatewayExchange {
@@ -55,7 +63,11 @@ pub(crate) struct GatewayExchange {
     deadline: LegDeadline,
     /// Where to note the endpoint of a stored response, if the answer may be one.
     responses: Option<Arc<Mutex<ResponseLocations>>>,
+    /// Puts the client's name of the model back, if its request was rewritten.
+    restorer: Option<Box<ModelRestorer>>,
     last_piece: Instant,
+    /// Pieces of the answer are shown.
+    shows_body: bool,
     phase: ExchangePhase,
 }
 
@@ -77,7 +89,8 @@ pub(crate) struct GatewayAnswer {
 }
 
 impl GatewayExchange {
-    /// The head of the answer has arrived.
+    /// The head of the answer has arrived, and a stated length in it is no more true if
+    /// [`Self::edits_answer`].
     pub(crate) fn answered(&mut self, answer: &GatewayAnswer) {
         let ExchangePhase::Named(sent) = std::mem::replace(&mut self.phase, ExchangePhase::Ended)
         else {
@@ -85,6 +98,7 @@ impl GatewayExchange {
         };
         let (mut guard, attempt) = *sent;
         guard.release_body();
+        self.shows_body = answer.shows_body;
         let attempt = self.answering(attempt, answer.served, &mut guard);
         let status = answer.head.status;
         trace::status(&guard.trace.server, status);
@@ -106,21 +120,37 @@ impl GatewayExchange {
         if class.known().is_some() {
             guard.settle_refusals();
         }
+        let headers = &answer.head.headers;
+        let restored = self.request.restored_model();
+        let restored = restored.filter(|_| answer.shows_body);
+        let restorer =
+            restored.and_then(|model| ModelRestorer::of(self.request.api, model, headers));
+        self.restorer = restorer.map(Box::new);
         let responses = self.responses.take();
         self.last_piece = Instant::now();
         let meter = Meter::begin(guard, attempt, (status, class), responses);
         self.phase = ExchangePhase::Answering(Box::new(meter));
         if !answer.shows_body {
-            self.piece(&Bytes::new());
+            self.piece(Bytes::new());
         }
     }
 
-    /// A piece of the answer has passed.
-    pub(crate) fn piece(&mut self, bytes: &Bytes) {
+    /// Whether pieces of the answer may change as they pass.
+    pub(crate) const fn edits_answer(&self) -> bool {
+        self.restorer.is_some()
+    }
+
+    /// A piece of the answer passes; returns it as the client gets it.
+    pub(crate) fn piece(&mut self, bytes: Bytes) -> Bytes {
+        let piece = match &mut self.restorer {
+            Some(restorer) => restorer.restore(bytes),
+            None => bytes,
+        };
         if let ExchangePhase::Answering(meter) = &mut self.phase {
             self.last_piece = Instant::now();
-            meter.piece(bytes, self.last_piece);
+            meter.piece(&piece, self.last_piece);
         }
+        piece
     }
 
     /// The answer has passed to its last byte.
@@ -134,6 +164,7 @@ impl GatewayExchange {
     pub(crate) fn due(&self) -> Instant {
         let silent = self.last_piece + self.timeouts.idle;
         match &self.phase {
+            ExchangePhase::Answering(_) if !self.shows_body => self.last_piece + HIDDEN_ANSWER,
             ExchangePhase::Answering(meter) if self.request.stream => {
                 if meter.awaits_token() {
                     silent.min(self.deadline.at)

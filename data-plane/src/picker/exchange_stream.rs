@@ -47,6 +47,7 @@ use crate::{
     },
     request::{headers::REQUEST_ID, local_reply::LocalReply},
     telemetry::metrics::PickerStreamEnd,
+    view::pickers::PickerAuthority,
 };
 
 /// See the module. `inbound` are the messages of the gateway.
@@ -55,6 +56,8 @@ pub(super) struct ExchangeStream<S> {
     pub(super) inbound: S,
     pub(super) outbox: Outbox,
     pub(super) gateway: SocketAddr,
+    /// How the gateway reaches this picker.
+    pub(super) picker: Option<PickerAuthority>,
 }
 
 /// The first message of a stream.
@@ -263,6 +266,7 @@ where
             rules: DoorRules {
                 pairs: DoorPairs::ThroughDecode,
                 subset,
+                picker: self.picker.take(),
             },
         });
         tokio::pin!(placing);

@@ -27,6 +27,7 @@ use super::{
     health::DoorHealth,
     outbox::{Outbox, OutboxStream},
 };
+use crate::view::pickers::PickerAuthority;
 
 /// Answers the calls of gateways. Clones share everything.
 #[derive(Clone)]
@@ -63,7 +64,13 @@ impl PickerService {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StdError> + Send + 'static,
     {
-        request.extensions_mut().insert(gateway);
+        let authority = request.uri().authority();
+        let picker = authority.and_then(|authority| PickerAuthority::parse(authority.as_str()));
+        let extensions = request.extensions_mut();
+        extensions.insert(gateway);
+        if let Some(picker) = picker {
+            extensions.insert(picker);
+        }
         let answer = if request.uri().path().starts_with(HEALTH) {
             self.health.call(request).await
         } else {
@@ -79,9 +86,10 @@ impl ExternalProcessor for PickerCalls {
 
     async fn process(
         &self,
-        request: Request<Streaming<ProcessingRequest>>,
+        mut request: Request<Streaming<ProcessingRequest>>,
     ) -> Result<Response<OutboxStream>, Status> {
         let gateway = request.extensions().get().copied();
+        let picker = request.extensions_mut().remove();
         let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let outbox = Outbox::default();
         let stream = ExchangeStream {
@@ -89,6 +97,7 @@ impl ExternalProcessor for PickerCalls {
             inbound: request.into_inner(),
             outbox: outbox.clone(),
             gateway: gateway.unwrap_or(unknown),
+            picker,
         };
         Ok(Response::new(outbox.stream(stream.run())))
     }

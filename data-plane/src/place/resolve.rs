@@ -13,7 +13,7 @@ use crate::{
         inference_request::InferenceRequest,
         local_reply::{LocalReply, echo},
     },
-    view::{RoutingPool, RoutingView},
+    view::{RoutingPool, RoutingView, pickers::PickerAuthority},
 };
 
 /// The pool of a request; and its placement, where only one endpoint can serve it.
@@ -24,19 +24,19 @@ pub(super) struct ResolvedPool {
 
 impl Placer {
     /// Finds the pool that serves the request: by the stored response that it refers to, if this
-    /// proxy or only an endpoint can know it; else by its model. `id` is the request's, which
-    /// changes with every question.
+    /// proxy or only an endpoint can know it; else by its model, and by the `picker` that was asked.
+    /// `id` is the request's, which changes with every question.
     pub(super) async fn resolve(
         &self,
         view: &RoutingView,
-        request: &InferenceRequest,
+        (request, picker): (&InferenceRequest, Option<&PickerAuthority>),
         id: &mut u64,
     ) -> Result<ResolvedPool, LocalReply> {
         if let Some(pinned) = self.pinned(view, request, id).await? {
             return Ok(pinned);
         }
         Ok(ResolvedPool {
-            pool: Arc::clone(view.route(request.model.as_deref())?),
+            pool: Arc::clone(view.route_of(picker, request.model.as_deref())?),
             pinned: None,
         })
     }

@@ -73,6 +73,7 @@ impl Door {
             rules: DoorRules {
                 pairs: DoorPairs::ThroughDecode,
                 subset: None,
+                picker: None,
             },
         };
         self.placer.place(door).await

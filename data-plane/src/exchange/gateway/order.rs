@@ -112,7 +112,9 @@ impl GatewayExchange {
             extra_headers: edits.headers,
             context,
             body,
-            is_edited: request.has_control_fields || !edits.body.is_empty(),
+            is_edited: request.has_control_fields
+                || request.is_rewritten()
+                || !edits.body.is_empty(),
         };
         let exchange = Self {
             request,
@@ -121,7 +123,9 @@ impl GatewayExchange {
             prefill,
             deadline,
             responses,
+            restorer: None,
             last_piece: begun,
+            shows_body: true,
             phase: ExchangePhase::Named(Box::new((guard, attempt))),
         };
         Ok((exchange, order))

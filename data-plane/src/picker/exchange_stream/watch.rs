@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use futures::{Stream, StreamExt};
 use hermes_proto::ext_proc::{
-    HeaderMutation, HttpBody, HttpHeaders, Metadata, ProcessingRequest, ProcessingResponse,
+    HeaderMutation, HttpBody, HttpHeaders, Metadata, ProcessingRequest,
     processing_request::Request as Kind,
 };
-use http::HeaderValue;
+use http::{HeaderValue, header::CONTENT_LENGTH};
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
@@ -106,10 +106,19 @@ fn follow(
             ended(headers.end_of_stream)
         }
         Some(Kind::ResponseBody(body)) => {
-            exchange.piece(&body.body);
-            let end = ended(body.end_of_stream);
-            outbox.push(passed(body, rules.modes.answer));
-            end
+            let HttpBody {
+                body,
+                end_of_stream,
+            } = body;
+            let shown = (body.as_ptr(), body.len());
+            let piece = exchange.piece(body);
+            let is_changed = shown != (piece.as_ptr(), piece.len());
+            outbox.push(match rules.modes.answer {
+                BodyMode::FullDuplex => messages::piece(Half::Answer, piece, end_of_stream),
+                _ if is_changed => messages::replaced(Half::Answer, piece),
+                _ => messages::unchanged(Half::Answer),
+            });
+            ended(end_of_stream)
         }
         Some(Kind::ResponseTrailers(_)) => {
             outbox.push(messages::trailers(Half::Answer));
@@ -151,19 +160,11 @@ fn changes(exchange: &GatewayExchange, rules: &WatchRules) -> HeaderMutation {
     if let Some(endpoint) = exchange.endpoint().filter(|_| rules.exposes_endpoint) {
         set_headers.push(set(&ENDPOINT, endpoint.as_bytes()));
     }
+    let is_edited = exchange.edits_answer();
+    let length = is_edited.then(|| CONTENT_LENGTH.as_str().to_owned());
     HeaderMutation {
         set_headers,
-        remove_headers: Vec::new(),
-    }
-}
-
-/// A piece of the answer goes on as it is.
-fn passed(body: HttpBody, mode: BodyMode) -> ProcessingResponse {
-    match mode {
-        BodyMode::FullDuplex => messages::piece(Half::Answer, body.body, body.end_of_stream),
-        BodyMode::Hidden | BodyMode::Streamed | BodyMode::Buffered => {
-            messages::unchanged(Half::Answer)
-        }
+        remove_headers: length.into_iter().collect(),
     }
 }
 

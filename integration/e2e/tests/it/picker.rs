@@ -5,6 +5,7 @@ mod answers;
 mod choices;
 mod ends;
 mod gateway;
+mod pools;
 mod secured;
 
 use hermes_bench::fleet::{Fleet, Scene};

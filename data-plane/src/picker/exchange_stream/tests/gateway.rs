@@ -98,6 +98,7 @@ impl Context {
             inbound: ReceiverStream::new(inbound),
             outbox: outbox.clone(),
             gateway: SocketAddr::from(([127, 0, 0, 1], 1)),
+            picker: None,
         };
         Gateway {
             sent,
