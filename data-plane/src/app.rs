@@ -19,7 +19,7 @@ use crate::{
     admin,
     clock::uptime,
     link::{identity::ProxyIdentity, report::Reporter},
-    picker::{door::PickerDoor, service::PickerService},
+    picker::{door::PickerDoor, service::ExtProcService},
     place::Placer,
     proxy::Proxy,
     request::admission::AdmissionLimit,
@@ -239,7 +239,7 @@ impl GatewayEntry {
     ) {
         let port = PickerPort {
             metrics: Arc::clone(&door.metrics),
-            service: PickerService::new(door, readiness.clone()),
+            service: ExtProcService::new(door, readiness.clone()),
             certificate: self.certificate,
             drain: drain.clone(),
         };

@@ -68,7 +68,7 @@ struct Opening {
 }
 
 /// A request before it is placed.
-struct Arrival {
+struct GatewayRequest {
     request: Request<UploadedBody>,
     /// Absent for a request without a body.
     upload: Option<Upload>,
@@ -225,7 +225,7 @@ where
         has_body: bool,
         subset: Option<EndpointSubset>,
         modes: StreamModes,
-    ) -> Arrival {
+    ) -> GatewayRequest {
         let client = head.client().unwrap_or_else(|| self.gateway.ip());
         let length = head.headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
@@ -236,7 +236,7 @@ where
         *request.headers_mut() = head.headers;
         let client = client_socket(client, self.gateway);
         let start = self.door.placer.arrive(&mut request, client);
-        Arrival {
+        GatewayRequest {
             request,
             upload: has_body.then_some(sender),
             start,
@@ -249,10 +249,10 @@ where
     /// client by itself.
     async fn place(
         &mut self,
-        arrival: Arrival,
+        arrival: GatewayRequest,
         shown: &mut ShownBody,
     ) -> Result<Option<Result<Placed, Rejection>>, Status> {
-        let Arrival {
+        let GatewayRequest {
             request,
             mut upload,
             start,

@@ -31,7 +31,7 @@ use crate::view::pickers::PickerAuthority;
 
 /// Answers the calls of gateways. Clones share everything.
 #[derive(Clone)]
-pub(crate) struct PickerService {
+pub(crate) struct ExtProcService {
     picker: ExternalProcessorServer<PickerCalls>,
     health: HealthServer<DoorHealth>,
 }
@@ -41,7 +41,7 @@ struct PickerCalls(Arc<PickerDoor>);
 /// The path of every health check.
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
-impl PickerService {
+impl ExtProcService {
     /// `readiness` is that of the process.
     pub(crate) fn new(door: PickerDoor, readiness: Readiness) -> Self {
         // A gateway that buffers sends a body in one message.

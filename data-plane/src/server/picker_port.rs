@@ -1,7 +1,7 @@
 //! The port for gateways: connections of HTTP/2, dealt out to the workers in turn.
 //!
 //! ```text
-//!   gateway ─▶ accept ─▶ worker 0, 1, 0, … : TLS handshake, if there are certificates ─▶ HTTP/2 ─▶ PickerService
+//!   gateway ─▶ accept ─▶ worker 0, 1, 0, … : TLS handshake, if there are certificates ─▶ HTTP/2 ─▶ ExtProcService
 //! ```
 //!
 //! A gateway opens few connections, one for each of its own threads, and keeps them: the kernel's
@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::stream_tasks::StreamTasks;
 use crate::{
-    picker::service::PickerService, tcp::VanishedPeer, telemetry::metrics::ProxyMetrics,
+    picker::service::ExtProcService, tcp::VanishedPeer, telemetry::metrics::ProxyMetrics,
     worker::WorkerRuntime,
 };
 
@@ -53,7 +53,7 @@ const VANISHED: VanishedPeer = VanishedPeer {
 /// What the connections of gateways share.
 #[derive(Clone)]
 pub(crate) struct PickerPort {
-    pub(crate) service: PickerService,
+    pub(crate) service: ExtProcService,
     /// Absent for connections without TLS.
     pub(crate) certificate: Option<ServerCertificate>,
     pub(crate) metrics: Arc<ProxyMetrics>,
