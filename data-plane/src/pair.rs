@@ -20,6 +20,7 @@
 //! copied as it is: its form differs between releases of an engine. The exchange is in
 //! `exchange/pair.rs`.
 
+mod answer_fields;
 mod final_answer;
 mod leader_headers;
 pub mod leg_bodies;
@@ -44,7 +45,7 @@ use http::{HeaderName, HeaderValue};
 pub(crate) use self::final_answer::FinalAnswer;
 use crate::{
     request::{api::Api, body_edit::BodyEdit},
-    telemetry::usage::UsageTap,
+    telemetry::usage,
 };
 
 /// How a pair is sent one request.
@@ -185,9 +186,8 @@ pub(crate) fn handover_limit(rules: &DisaggregationPolicy) -> Option<Duration> {
 
 /// Cached tokens by the usage of a prefill's answer.
 fn cached_tokens(answer: &Bytes) -> Option<u32> {
-    let mut tap = UsageTap::default();
-    tap.piece(answer);
-    tap.usage()?.cached_tokens
+    let [usage] = answer_fields::of(answer, ["usage"])?;
+    usage::of_json(&usage?)?.cached_tokens
 }
 
 impl LegEdits {

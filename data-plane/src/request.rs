@@ -18,7 +18,7 @@ pub(crate) mod leg_body;
 pub(crate) mod local_reply;
 pub mod lookup;
 mod media;
-mod object_scanner;
+pub(crate) mod object_scanner;
 pub(crate) mod prompt;
 pub(crate) mod request_body;
 mod stream_options;

@@ -29,6 +29,9 @@ use crate::{
 /// Bytes of a JSON body that are looked through for an error. A longer one is an answer.
 const JSON_LIMIT: usize = 16 << 10;
 
+/// Bytes of a body that show whether it is a stream of events.
+const SNIFFED: usize = 64;
+
 /// Bytes of one event that are kept until it is complete. A longer one is a token.
 const EVENT_LIMIT: usize = 64 << 10;
 
@@ -94,18 +97,30 @@ impl AnswerJudge {
             AnswerShape::Opaque => Some(AnswerClass::Tokens),
             AnswerShape::Json => {
                 self.unread.extend_from_slice(bytes);
-                (self.unread.len() > JSON_LIMIT).then(|| begins_as_json(&self.unread))
+                (self.unread.len() > JSON_LIMIT).then(|| of_json(&self.unread))
             }
             AnswerShape::Events | AnswerShape::Unknown => self.events(bytes),
         }
+    }
+
+    /// Reads the last piece of the body. Returns its class.
+    pub(super) fn last_piece(&mut self, bytes: &[u8]) -> AnswerClass {
+        let shape = match self.shape {
+            AnswerShape::Unknown => sniffed(bytes),
+            shape => Some(shape),
+        };
+        if shape == Some(AnswerShape::Json) && self.unread.is_empty() {
+            // Most bodies are one piece, which need not be copied.
+            return of_json(bytes);
+        }
+        self.piece(bytes).unwrap_or_else(|| self.end())
     }
 
     /// The body has ended. Returns its class.
     pub(super) fn end(&mut self) -> AnswerClass {
         match self.shape {
             AnswerShape::Opaque => AnswerClass::Tokens,
-            AnswerShape::Json if self.unread.trim_ascii().is_empty() => AnswerClass::Empty,
-            AnswerShape::Json => payload::of_body(&self.unread),
+            AnswerShape::Json => of_json(&self.unread),
             AnswerShape::Unknown => AnswerClass::Empty,
             AnswerShape::Events => {
                 // An event without the empty line that ends it.
@@ -245,8 +260,10 @@ fn sniffed(bytes: &[u8]) -> Option<AnswerShape> {
     if text.is_empty() {
         return None;
     }
+    // The name of a field is in it.
+    let begin = &text[..text.len().min(SNIFFED)];
     let is_field = matches!(
-        EventLine::parse(text.split(|byte| matches!(byte, b'\r' | b'\n')).next()?),
+        EventLine::parse(begin.split(|byte| matches!(byte, b'\r' | b'\n')).next()?),
         EventLine::Data(_) | EventLine::Event(_)
     );
     Some(if is_field {
@@ -254,6 +271,17 @@ fn sniffed(bytes: &[u8]) -> Option<AnswerShape> {
     } else {
         AnswerShape::Json
     })
+}
+
+/// The class of a body of JSON, or of so much of it that it is no error.
+fn of_json(text: &[u8]) -> AnswerClass {
+    if text.len() > JSON_LIMIT {
+        begins_as_json(text)
+    } else if text.trim_ascii().is_empty() {
+        AnswerClass::Empty
+    } else {
+        payload::of_body(text)
+    }
 }
 
 /// The class of a body that is too long for an error.

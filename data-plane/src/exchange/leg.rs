@@ -234,14 +234,15 @@ impl Leg<'_> {
             if bytes.is_empty() {
                 continue;
             }
-            let class = judge.piece(&bytes);
+            let class = if body.is_end_stream() {
+                Some(judge.last_piece(&bytes))
+            } else {
+                judge.piece(&bytes)
+            };
             held_bytes += bytes.len();
             held.push(bytes);
             if let Some(class) = class {
                 return Ok(ClassVerdict::Known(class));
-            }
-            if body.is_end_stream() {
-                return Ok(ClassVerdict::Known(judge.end()));
             }
             if self.request.stream && until == self.deadline.at {
                 until = until.min(Instant::now() + PREAMBLE_PATIENCE);

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, header};
+use http_body::Body;
 use http_body_util::BodyExt;
 use smallvec::smallvec;
 use tokio::time::timeout_at;
@@ -22,8 +23,11 @@ const MAX_BYTES: usize = 8 << 20;
 impl UpstreamResponse {
     /// Reads the body to its end.
     pub(super) async fn whole(&mut self) -> Result<Bytes, LegError> {
+        let mut held = std::mem::take(&mut self.held);
+        if held.len() == 1 && self.body.is_end_stream() {
+            return Ok(held.swap_remove(0));
+        }
         let mut whole = BytesMut::new();
-        let held = std::mem::take(&mut self.held);
         held.iter().for_each(|piece| whole.extend_from_slice(piece));
         let deadline = self.deadline;
         let late = |_| LegError::TimedOut(deadline);

@@ -6,12 +6,17 @@
 //!
 //! Looked for in the answers of decode legs only: elsewhere it is a stop string of the client's.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use smallvec::SmallVec;
 
 /// The value, as JSON has it. Inside a text its quotes are escaped.
 const VALUE: &[u8] = b"\"recomputed\"";
 const NAME: &[u8] = b"\"stop_reason\"";
+
+/// Made once: there are two searches for each piece of an answer.
+static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(VALUE));
 
 /// Bytes of the name, of the value, and of what is between them, that may be divided between two
 /// pieces.
@@ -40,7 +45,7 @@ impl RecomputedScan {
 }
 
 fn is_in(text: &[u8]) -> bool {
-    memmem::find_iter(text, VALUE).any(|at| {
+    FINDER.find_iter(text).any(|at| {
         let before = text[..at].trim_ascii_end();
         let name = before.strip_suffix(b":").map(<[u8]>::trim_ascii_end);
         name.is_some_and(|name| name.ends_with(NAME))

@@ -5,7 +5,12 @@ use hermes_core::{policy::DisaggregationPolicy, snapshot::Endpoint};
 use http::Method;
 
 use super::{PairEndpoints, PairPlan, PrefillResult, after_prefill, plan};
-use crate::request::{api, body_edit::edited, leg_body::LegBody, request_body::RequestBody};
+use crate::request::{
+    api,
+    body_edit::{FieldPositions, edited},
+    leg_body::LegBody,
+    request_body::RequestBody,
+};
 
 /// The bodies of the prefill leg and of the decode leg of a `POST` of `body` to `path`, where the
 /// prefill endpoint answers `answer`. Each is the pieces that are written to its connection. `None`
@@ -32,6 +37,7 @@ pub fn of(
         PairPlan::AtOnce(legs) => [legs.prefill, legs.decode],
         PairPlan::Through(..) => return None,
     };
-    let pieces = |edits| edited(&body, edits).ok().map(LegBody::into_pieces);
+    let own = (&body, &FieldPositions::default());
+    let pieces = |edits| edited(own, edits).ok().map(LegBody::into_pieces);
     Some([pieces(&prefill.body)?, pieces(&decode.body)?])
 }

@@ -26,9 +26,9 @@ pub(super) fn both(prefill: &Endpoint, port: NonZeroU16, room: u64) -> LegEdits 
     let room = room & (u64::MAX >> 1);
     LegEdits {
         body: vec![
-            BodyEdit::set("bootstrap_host", &host.to_string()),
-            BodyEdit::set("bootstrap_port", &port.to_string()),
-            BodyEdit::set("bootstrap_room", &room.to_string()),
+            BodyEdit::set("bootstrap_host", host.to_string()),
+            BodyEdit::set("bootstrap_port", port.to_string()),
+            BodyEdit::set("bootstrap_room", room.to_string()),
         ],
         is_for_once: true,
         ..LegEdits::default()

@@ -5,7 +5,10 @@ use hermes_core::snapshot::{EndpointId, PairingFacts, Role};
 use http_body_util::BodyExt;
 
 use super::*;
-use crate::request::{body_edit, request_body::RequestBody};
+use crate::request::{
+    body_edit::{self, FieldPositions},
+    request_body::RequestBody,
+};
 
 mod trtllm;
 mod vllm_mooncake;
@@ -49,7 +52,8 @@ fn handoff(dialect: PairDialect, answer: &[u8]) -> Handoff {
 /// What becomes of a body by these edits.
 async fn edited(body: &'static str, edits: &LegEdits) -> String {
     let body = RequestBody::from(Bytes::from_static(body.as_bytes()));
-    let edited = body_edit::edited(&body, &edits.body).expect("an object");
+    let own = (&body, &FieldPositions::default());
+    let edited = body_edit::edited(own, &edits.body).expect("an object");
     let bytes = edited.collect().await.expect("infallible").to_bytes();
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
@@ -179,7 +183,7 @@ fn a_bootstrap_port_of_the_endpoint_takes_precedence() {
     let BodyEdit::Set(name, value) = &edits.body[1] else {
         panic!("a value");
     };
-    assert_eq!((*name, value.get()), ("bootstrap_port", "9001"));
+    assert_eq!((*name, &**value), ("bootstrap_port", &b"9001"[..]));
 }
 
 #[test]

@@ -14,7 +14,6 @@
 //! context server has them.
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
 
 use super::{
     FinalAnswer, Handoff, LegEdits, PrefillResult, cached_tokens, object_fields::ObjectFields,
@@ -43,7 +42,7 @@ pub(super) fn prefill(number: u64) -> LegEdits {
             BodyEdit::set("stream", "false"),
             BodyEdit::Remove("stream_options"),
             BodyEdit::Remove(TOKENS),
-            BodyEdit::set(FIELD, &params),
+            BodyEdit::set(FIELD, params),
         ],
         is_for_once: true,
         ..LegEdits::default()
@@ -85,10 +84,10 @@ fn read(api: Api, answer: &Bytes) -> Result<PrefillResult, &'static str> {
         }
         None => cached_tokens(),
     };
-    let mut edits = vec![BodyEdit::set(FIELD, &params.to_json())];
-    if let Some(tokens) = answer.get(TOKENS).and_then(raw) {
+    let mut edits = vec![BodyEdit::set(FIELD, params.to_json())];
+    if let Some(tokens) = answer.get(TOKENS) {
         let name = if api == Api::Chat { TOKENS } else { "prompt" };
-        edits.push(BodyEdit::Set(name, tokens));
+        edits.push(BodyEdit::set(name, tokens.to_owned()));
     }
     Ok(PrefillResult::HandOver(Handoff {
         edits: LegEdits {
@@ -99,8 +98,4 @@ fn read(api: Api, answer: &Bytes) -> Result<PrefillResult, &'static str> {
         is_taken: true,
         cached_tokens,
     }))
-}
-
-fn raw(json: &str) -> Option<Box<RawValue>> {
-    RawValue::from_string(json.to_owned()).ok()
 }

@@ -73,7 +73,7 @@ pub(super) fn legs(
         // No token that ends a text is sampled before it is reached.
         body.push(BodyEdit::set("min_tokens", "1"));
     }
-    body.push(BodyEdit::set(FIELD, &sends));
+    body.push(BodyEdit::set(FIELD, sends));
     Some(ConcurrentLegs {
         prefill: LegEdits {
             body,
@@ -81,7 +81,7 @@ pub(super) fn legs(
             ..LegEdits::header(RANK, &rank.to_string())
         },
         decode: LegEdits {
-            body: vec![BodyEdit::set(FIELD, &receives)],
+            body: vec![BodyEdit::set(FIELD, receives)],
             is_for_once: true,
             ..LegEdits::default()
         },

@@ -11,11 +11,12 @@
 
 use bytes::Bytes;
 use memchr::memmem;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use super::{Handoff, LegEdits, cached_tokens, one_token};
-use crate::request::{api::Api, body_edit::BodyEdit};
+use super::{Handoff, LegEdits, answer_fields, one_token};
+use crate::{
+    request::{api::Api, body_edit::BodyEdit},
+    telemetry::usage,
+};
 
 /// The field of both legs.
 const FIELD: &str = "kv_transfer_params";
@@ -27,13 +28,6 @@ const CACHED_TOKENS: &[u8] = b"\"remote_prefill_cached_tokens\"";
 const REMOTE_DECODE: &str = "{\"do_remote_decode\":true,\"do_remote_prefill\":false,\
 \"remote_engine_id\":null,\"remote_block_ids\":null,\"remote_host\":null,\"remote_port\":null}";
 
-/// What is read of a prefill's answer.
-#[derive(Deserialize)]
-struct PrefillAnswer<'a> {
-    #[serde(borrow, default)]
-    kv_transfer_params: Option<&'a RawValue>,
-}
-
 pub(super) fn prefill(api: Api) -> LegEdits {
     let mut body = one_token::edits(api);
     body.push(BodyEdit::set(FIELD, REMOTE_DECODE));
@@ -44,22 +38,19 @@ pub(super) fn prefill(api: Api) -> LegEdits {
 }
 
 pub(super) fn handoff(answer: &Bytes) -> Handoff {
-    let read: Option<PrefillAnswer<'_>> = serde_json::from_slice(answer).ok();
-    let Some(params) = read.and_then(|answer| answer.kv_transfer_params) else {
+    let fields = answer_fields::of(answer, [FIELD, "usage"]);
+    let Some([Some(params), usage]) = fields else {
         return Handoff::default();
     };
-    let states_it = memmem::find(params.get().as_bytes(), CACHED_TOKENS).is_some();
+    let states_it = memmem::find(&params, CACHED_TOKENS).is_some();
+    let usage = usage.filter(|_| !states_it);
     Handoff {
+        cached_tokens: usage.and_then(|usage| usage::of_json(&usage)?.cached_tokens),
         edits: LegEdits {
-            body: vec![BodyEdit::Set(FIELD, params.to_owned())],
+            body: vec![BodyEdit::Set(FIELD, params)],
             is_for_once: true,
             ..LegEdits::default()
         },
         is_taken: true,
-        cached_tokens: if states_it {
-            None
-        } else {
-            cached_tokens(answer)
-        },
     }
 }

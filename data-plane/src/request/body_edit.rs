@@ -3,12 +3,14 @@
 //! Only the top level of the object is edited. White space around its braces, and around fields
 //! that are cut out, is not kept.
 
-use bytes::{Bytes, BytesMut};
-use serde_json::value::RawValue;
+mod field_positions;
 
+use bytes::{Bytes, BytesMut};
+
+pub(crate) use self::field_positions::FieldPositions;
 use super::{
     leg_body::LegBody,
-    object_scanner::{MalformedObject, ObjectScanner, ScannedField},
+    object_scanner::{MalformedObject, ScannedField},
     request_body::{BodySpan, RequestBody},
 };
 
@@ -16,66 +18,60 @@ use super::{
 /// as many pieces, which take a multiple of its size.
 const MAX_PIECES: usize = 64;
 
-/// One edit of the top-level fields of a body.
+/// One edit of the top-level fields of a body. Values are JSON.
 #[derive(Clone, Debug)]
 pub(crate) enum BodyEdit {
     /// Every field of this name is cut out.
     Remove(&'static str),
     /// There is one field of this name, with this value: where the body has the name first, else at
     /// its end.
-    Set(&'static str, Box<RawValue>),
+    Set(&'static str, Bytes),
     /// Every field of this name gets this value; there is none where there was none.
-    Replace(&'static str, Box<RawValue>),
+    Replace(&'static str, Bytes),
 }
 
 impl BodyEdit {
     /// [`Self::Set`] with this JSON.
-    pub(crate) fn set(name: &'static str, json: &str) -> Self {
-        Self::Set(name, raw(json))
+    pub(crate) fn set(name: &'static str, json: impl Into<Bytes>) -> Self {
+        Self::Set(name, json.into())
     }
 
     /// [`Self::Replace`] with this JSON.
-    pub(crate) fn replace(name: &'static str, json: &str) -> Self {
-        Self::Replace(name, raw(json))
+    pub(crate) fn replace(name: &'static str, json: impl Into<Bytes>) -> Self {
+        Self::Replace(name, json.into())
     }
 }
 
-/// JSON that this program has written.
-fn raw(json: &str) -> Box<RawValue> {
-    RawValue::from_string(json.to_owned()).expect("the value of an edit is JSON")
-}
-
 /// The body with these edits: slices of `body`, and the new values. Of two edits of a name the last
-/// counts. When no edit changes anything, it is `body` itself.
+/// counts. When no edit changes anything, it is `body` itself. `positions` are those of its fields.
 ///
 /// # Errors
 ///
 /// When there are edits, and `body` is no JSON object.
-pub(crate) fn edited(body: &RequestBody, edits: &[BodyEdit]) -> Result<LegBody, MalformedObject> {
+pub(crate) fn edited(
+    (body, positions): (&RequestBody, &FieldPositions),
+    edits: &[BodyEdit],
+) -> Result<LegBody, MalformedObject> {
     if edits.is_empty() {
         return Ok(LegBody::from(body));
     }
-    let mut scanner = ObjectScanner::default();
     let mut wanted = last_by_name(edits);
     let mut splices = BodySplices::of(body);
-    for piece in body.pieces() {
-        scanner.scan(piece, |field| {
-            let is_named = |wanted: &&mut WantedField<'_>| wanted.name.as_bytes() == field.name;
-            match wanted.iter_mut().find(is_named) {
-                None => splices.keep(&field),
-                Some(WantedField {
-                    value: Some(value),
-                    may_add: false,
-                    ..
-                }) => splices.replace(&field, value),
-                Some(wanted) => match wanted.value.take() {
-                    Some(value) => splices.replace(&field, value),
-                    None => splices.cut(),
-                },
-            }
-        })?;
-    }
-    scanner.finish()?;
+    positions.each(body, |field| {
+        let is_named = |wanted: &&mut WantedField<'_>| wanted.name.as_bytes() == field.name;
+        match wanted.iter_mut().find(is_named) {
+            None => splices.keep(&field),
+            Some(WantedField {
+                value: Some(value),
+                may_add: false,
+                ..
+            }) => splices.replace(&field, value),
+            Some(wanted) => match wanted.value.take() {
+                Some(value) => splices.replace(&field, value),
+                None => splices.cut(),
+            },
+        }
+    })?;
     for WantedField {
         name,
         value,
@@ -93,7 +89,7 @@ pub(crate) fn edited(body: &RequestBody, edits: &[BodyEdit]) -> Result<LegBody, 
 struct WantedField<'a> {
     name: &'static str,
     /// `None`: not there, or not there again.
-    value: Option<&'a str>,
+    value: Option<&'a Bytes>,
     /// It is to be there if it was not.
     may_add: bool,
 }
@@ -103,8 +99,8 @@ fn last_by_name(edits: &[BodyEdit]) -> Vec<WantedField<'_>> {
     for edit in edits {
         let (name, value, may_add) = match edit {
             BodyEdit::Remove(name) => (*name, None, false),
-            BodyEdit::Set(name, value) => (*name, Some(value.get()), true),
-            BodyEdit::Replace(name, value) => (*name, Some(value.get()), false),
+            BodyEdit::Set(name, value) => (*name, Some(value), true),
+            BodyEdit::Replace(name, value) => (*name, Some(value), false),
         };
         wanted.retain(|earlier| earlier.name != name);
         wanted.push(WantedField {
@@ -157,12 +153,12 @@ impl<'a> BodySplices<'a> {
     }
 
     /// The next field gets another value.
-    fn replace(&mut self, field: &ScannedField<'_>, value: &str) {
+    fn replace(&mut self, field: &ScannedField<'_>, value: &Bytes) {
         self.is_changed = true;
         let start = self.separate(field.start);
         let end = field.value.start;
         self.kept(BodySpan { start, end });
-        self.made(Bytes::copy_from_slice(value.as_bytes()));
+        self.made(value.clone());
         self.follows = Some(field.value.end);
     }
 
@@ -173,12 +169,13 @@ impl<'a> BodySplices<'a> {
     }
 
     /// A field after all others.
-    fn append(&mut self, name: &str, value: &str) {
+    fn append(&mut self, name: &str, value: &Bytes) {
         self.is_changed = true;
         self.follows = None;
         self.separate(0);
         let name = serde_json::Value::from(name);
-        self.made(Bytes::from(format!("{name}:{value}")));
+        self.made(Bytes::from(format!("{name}:")));
+        self.made(value.clone());
     }
 
     /// Where the bytes of the next field begin that stay: with the client's separator, if the field

@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, uri::PathAndQuery};
 
 use crate::request::{
     api::{Api, ApiRoute},
-    body_edit::{self, BodyEdit},
+    body_edit::{self, BodyEdit, FieldPositions},
     control_fields::{CONTROL_FIELDS, EXTRA_ARGUMENTS},
     extra_body::{self, ExtraBody},
     fields::{BodyFields, FieldScanner, UnreadableBody},
@@ -40,6 +40,7 @@ pub(crate) struct InferenceRequest {
     pub(crate) headers: HeaderMap,
     /// The client's bytes.
     body: RequestBody,
+    positions: FieldPositions,
     /// The model that endpoints are asked for: the client's, unless the pool rewrites it.
     pub(crate) model: Option<String>,
     model_place: ModelPlace,
@@ -187,6 +188,7 @@ impl InferenceRequest {
         if let (ModelPlace::Form(span), Some(model)) = (&self.model_place, rewritten) {
             return Ok(self.form_with(**span, model));
         }
+        let own = (&self.body, &self.positions);
         let body = if self.has_control_fields || rewritten.is_some() {
             let removed = CONTROL_FIELDS
                 .iter()
@@ -195,12 +197,12 @@ impl InferenceRequest {
             let hiding = self.hides_control_fields.then_some(EXTRA_ARGUMENTS);
             let removals = removed.chain(hiding).map(BodyEdit::Remove);
             let renamed = rewritten
-                .map(|model| BodyEdit::set("model", &serde_json::Value::from(model).to_string()));
-            let own = removals.chain(renamed);
-            let edits: Vec<BodyEdit> = own.chain(edits.iter().cloned()).collect();
-            body_edit::edited(&self.body, &edits)
+                .map(|model| BodyEdit::set("model", serde_json::Value::from(model).to_string()));
+            let ours = removals.chain(renamed);
+            let edits: Vec<BodyEdit> = ours.chain(edits.iter().cloned()).collect();
+            body_edit::edited(own, &edits)
         } else {
-            body_edit::edited(&self.body, edits)
+            body_edit::edited(own, edits)
         };
         body.map_err(|error| LocalReply::BadBody(error.to_string()))
     }
@@ -268,6 +270,7 @@ impl InferenceRequest {
             stream: false,
             prompt: RequestPrompt::unparsed(body.len()),
             body,
+            positions: FieldPositions::default(),
             response: None,
             has_side_effects: false,
             has_control_fields: false,
@@ -420,8 +423,7 @@ mod tests {
     #[test]
     fn a_leg_may_set_a_field_that_its_client_must_not() {
         let call = call(r#"{"kv_transfer_params":{"remote_host":"evil"},"n":1}"#);
-        let ours = serde_json::value::RawValue::from_string("{}".to_owned()).expect("JSON");
-        let body = call.leg_body(&[BodyEdit::Set("kv_transfer_params", ours)]);
+        let body = call.leg_body(&[BodyEdit::set("kv_transfer_params", "{}")]);
         assert_eq!(
             body.expect("an object").len(),
             r#"{"kv_transfer_params":{},"n":1}"#.len() as u64

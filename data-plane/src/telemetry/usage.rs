@@ -155,6 +155,12 @@ impl ReportedUsage {
     }
 }
 
+/// The usage that this object is.
+pub(crate) fn of_json(usage: &[u8]) -> Option<TokenUsage> {
+    let reported: ReportedUsage = serde_json::from_slice(usage).ok()?;
+    reported.tokens()
+}
+
 /// The last `"usage": {…}` in `text`. A prompt or answer cannot imitate it: inside JSON strings its
 /// quotes are escaped.
 fn find_usage(text: &[u8]) -> Option<TokenUsage> {

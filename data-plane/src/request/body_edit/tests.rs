@@ -12,7 +12,7 @@ use crate::request::control_fields::CONTROL_FIELDS;
 const NAMES: [&str; 5] = ["kv_transfer_params", "stream", "max_tokens", "a", "ü\"\\"];
 
 fn set(name: &'static str, value: &str) -> BodyEdit {
-    BodyEdit::Set(name, RawValue::from_string(value.to_owned()).expect("JSON"))
+    BodyEdit::set(name, value.to_owned())
 }
 
 fn collected(body: LegBody) -> Bytes {
@@ -20,9 +20,18 @@ fn collected(body: LegBody) -> Bytes {
     collected.expect("infallible").to_bytes()
 }
 
+/// The body with these edits, whose fields are not known before.
+fn edited(body: &RequestBody, edits: &[BodyEdit]) -> Result<LegBody, MalformedObject> {
+    super::edited((body, &FieldPositions::default()), edits)
+}
+
+/// The body with these edits: the same, whether its fields are known before or not.
 fn spliced(body: &str, edits: &[BodyEdit]) -> String {
     let body = RequestBody::from(Bytes::copy_from_slice(body.as_bytes()));
-    let bytes = collected(edited(&body, edits).expect("an object"));
+    let positions = FieldPositions::default();
+    let spliced = || collected(super::edited((&body, &positions), edits).expect("an object"));
+    let bytes = spliced();
+    assert_eq!(spliced(), bytes);
     String::from_utf8(bytes.to_vec()).expect("slices of UTF-8 at JSON borders")
 }
 
@@ -122,6 +131,20 @@ fn a_body_of_very_many_fields_becomes_few_pieces() {
 }
 
 #[test]
+fn positions_that_one_leg_has_found_serve_the_next() {
+    for others in [3, 63, 64, 100] {
+        let others: String = (0..others).map(|at| format!("\"{at}\":{at},")).collect();
+        let body = RequestBody::from(Bytes::from(format!("{{{others}\"stream\":true}}")));
+        let positions = FieldPositions::default();
+        for value in ["false", "null"] {
+            let edited = super::edited((&body, &positions), &[set("stream", value)]);
+            let expected = format!("{{{others}\"stream\":{value}}}");
+            assert_eq!(collected(edited.expect("an object")), expected);
+        }
+    }
+}
+
+#[test]
 fn a_body_in_pieces_is_edited_as_the_whole() {
     let text = r#"{ "a" : "{\"x\":1}" , "kv_transfer_params":[1,{"a":"]"}], "stream" :true }"#;
     let edits = [
@@ -150,7 +173,7 @@ fn edit() -> impl Strategy<Value = BodyEdit> {
     let edit = (0..NAMES.len(), proptest::option::of(value), any::<bool>());
     edit.prop_map(|(name, value, adds)| match value {
         Some(value) if adds => set(NAMES[name], value.trim()),
-        Some(value) => BodyEdit::replace(NAMES[name], value.trim()),
+        Some(value) => BodyEdit::replace(NAMES[name], value.trim().to_owned()),
         None => BodyEdit::Remove(NAMES[name]),
     })
 }
@@ -217,11 +240,11 @@ proptest! {
             match edit {
                 BodyEdit::Remove(name) => _ = expected.remove(*name),
                 BodyEdit::Set(name, value) => {
-                    let value = serde_json::from_str(value.get()).expect("valid");
+                    let value = serde_json::from_slice(value).expect("valid");
                     expected.insert((*name).to_owned(), value);
                 }
                 BodyEdit::Replace(name, value) => {
-                    let value = serde_json::from_str(value.get()).expect("valid");
+                    let value = serde_json::from_slice(value).expect("valid");
                     expected.entry(*name).and_modify(|old| *old = value);
                 }
             }
