@@ -102,6 +102,10 @@ pub enum NoEndpoint {
     /// Every endpoint that holds the model was tried for this request.
     #[error("every endpoint that has the model was tried")]
     AllTried,
+    /// The request is to be served only where its prompt is cached, and the endpoint of the choice
+    /// has it not.
+    #[error("the chosen endpoint does not have the prompt cached")]
+    NotCached,
 }
 
 /// A choice with everything that led to it.

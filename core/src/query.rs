@@ -34,6 +34,8 @@ pub struct Query {
     pub non_streaming: bool,
     /// The engine computes the whole prompt, whatever it has cached.
     pub recomputes_prompt: bool,
+    /// It is to be served only where its prompt is cached, see [`Self::is_covered_by`].
+    pub only_cached: bool,
     /// It is to be split between a prefill and a decode endpoint, if the pool has pairs for it. As
     /// a request arrives: it may be.
     pub split: bool,
@@ -111,6 +113,19 @@ pub struct DecodePartner {
     pub position: usize,
     /// Its id.
     pub endpoint: EndpointId,
+}
+
+// === Query ===
+
+impl Query {
+    /// Whether this number of cached tokens is the whole prompt, as far as caches are known: all but
+    /// at most one block, as only whole blocks are cached.
+    #[must_use]
+    pub fn is_covered_by(&self, cached_tokens: u32) -> bool {
+        let uncached = self.prompt_tokens.saturating_sub(cached_tokens);
+        let tokens = u64::from(self.prompt_tokens) * u64::from(self.block_bytes);
+        u64::from(uncached) <= tokens.div_ceil(self.prompt_bytes.max(1))
+    }
 }
 
 // === RankedEndpoint ===
@@ -195,6 +210,25 @@ impl CacheSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prompt_is_covered_by_all_of_its_whole_blocks() {
+        // 10.5 blocks of 64 tokens.
+        let query = Query {
+            prompt_bytes: 2_688,
+            prompt_tokens: 672,
+            block_bytes: 256,
+            ..Query::default()
+        };
+        assert!(query.is_covered_by(640) && query.is_covered_by(672) && query.is_covered_by(800));
+        assert!(!query.is_covered_by(576) && !query.is_covered_by(0));
+        let short = Query {
+            prompt_bytes: 100,
+            prompt_tokens: 25,
+            ..query
+        };
+        assert!(short.is_covered_by(0), "it has no whole block");
+    }
 
     #[test]
     fn slower_tiers_are_worth_less() {

@@ -332,6 +332,9 @@ impl Scheduler {
             // No endpoint is up: the picker chooses among those that are not.
             return self.choose(request, &lookup, now);
         };
+        if bind::is_uncached(query, cost.cached) {
+            return ScheduleOutcome::NoEndpoint(NoEndpoint::NotCached);
+        }
         let candidate = candidates.candidates[cost.candidate];
         let position = candidate.position as usize;
         let requirement = RoomRequirement {

@@ -27,7 +27,8 @@ use std::{
 
 use bytes::Bytes;
 use hermes_core::{
-    policy::PairDialect, rng::SeededRng, snapshot::PoolSpec, stored_responses::ResponseLocations,
+    policy::PairDialect, query::Query, rng::SeededRng, snapshot::PoolSpec,
+    stored_responses::ResponseLocations,
 };
 use hermes_runtime::{propagation, shutdown::Drain};
 use http::{HeaderValue, Request, request};
@@ -346,7 +347,8 @@ impl Placer {
             accepts_pairs: query.exclude.is_empty() && rules.pairs.may_split(request, spec),
             context,
         };
-        let selection = self.selector.choose(&wanted, &mut rng).await;
+        let selected = self.selector.choose(&wanted, &mut rng).await;
+        let selection = selected.and_then(|selection| unless_uncached(selection, &query));
         match &selection {
             Ok(selection) => {
                 pool.metrics.selections.levels[selection.level].inc();
@@ -370,6 +372,28 @@ impl DoorPairs {
             Self::ThroughDecode => rules.dialect == PairDialect::LlmDSidecar,
         };
         is_exchanged && may_be_split(request, spec)
+    }
+}
+
+/// The selection, unless the request is to be served only where its prompt is cached, and that is
+/// not at its first placement.
+fn unless_uncached(
+    selection: EndpointSelection,
+    query: &Query,
+) -> Result<EndpointSelection, LocalReply> {
+    if !query.only_cached {
+        return Ok(selection);
+    }
+    let counted = Query {
+        prompt_tokens: selection.why.prompt_tokens.unwrap_or(query.prompt_tokens),
+        ..query.clone()
+    };
+    let first = selection.ranked.first();
+    let cached = first.map_or(0, |placement| placement.prefill().cached_tokens);
+    if counted.is_covered_by(cached) {
+        Ok(selection)
+    } else {
+        Err(LocalReply::PromptNotCached)
     }
 }
 

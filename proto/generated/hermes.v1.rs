@@ -1057,6 +1057,10 @@ pub struct ScoreRequest {
     /// The proxy can exchange a prefill/decode pair for this request. Unset: only single endpoints are ranked.
     #[prost(bool, tag = "23")]
     pub accepts_pairs: bool,
+    /// The request is to be served only by an endpoint that has its prompt cached, all but one block; otherwise the response is
+    /// REASON_NOT_CACHED, and nothing is booked.
+    #[prost(bool, tag = "24")]
+    pub only_cached: bool,
     /// W3C trace context of the route span.
     #[prost(string, tag = "15")]
     pub traceparent: ::prost::alloc::string::String,
@@ -1317,6 +1321,9 @@ pub mod rejected {
         QueueTimeout = 8,
         /// The proxy reported meanwhile that it sent the request: this answer is too late.
         AlreadySent = 9,
+        /// The chosen endpoint does not have the prompt cached, and the request is to be served only where it is. The proxy
+        /// returns this to the client.
+        NotCached = 10,
     }
     impl Reason {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -1335,6 +1342,7 @@ pub mod rejected {
                 Self::QueueFull => "REASON_QUEUE_FULL",
                 Self::QueueTimeout => "REASON_QUEUE_TIMEOUT",
                 Self::AlreadySent => "REASON_ALREADY_SENT",
+                Self::NotCached => "REASON_NOT_CACHED",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1350,6 +1358,7 @@ pub mod rejected {
                 "REASON_QUEUE_FULL" => Some(Self::QueueFull),
                 "REASON_QUEUE_TIMEOUT" => Some(Self::QueueTimeout),
                 "REASON_ALREADY_SENT" => Some(Self::AlreadySent),
+                "REASON_NOT_CACHED" => Some(Self::NotCached),
                 _ => None,
             }
         }

@@ -43,6 +43,8 @@ label_set! {
         Empty = "empty",
         /// Every endpoint was tried already.
         AllTried = "all_tried",
+        /// The chosen endpoint does not have the prompt cached, and no other is to serve it.
+        NotCached = "not_cached",
         /// No endpoint has the model loaded.
         ModelNotLoaded = "model_not_loaded",
         /// The proxy cancelled it before it was answered.

@@ -121,6 +121,9 @@ impl Scheduler {
         let choice = endpoints
             .picker()
             .pick(&ask, |position| loads[position], rng)?;
+        if is_uncached(query, choice.ranked[0].cached_tokens) {
+            return Err(NoEndpoint::NotCached);
+        }
         let source = self.book(key, choice.ranked[0], query, lookup, now);
         Ok(Assignment {
             choice,
@@ -206,4 +209,9 @@ impl Scheduler {
         let endpoint = self.pool().endpoints[position].id;
         RankedEndpoint::alone(position, endpoint, cost.cached)
     }
+}
+
+/// Whether the request is not to be served where this number of tokens is cached.
+pub(super) fn is_uncached(query: &Query, cached_tokens: u32) -> bool {
+    query.only_cached && !query.is_covered_by(cached_tokens)
 }

@@ -191,6 +191,7 @@ impl ScoreStep {
             waited_ms: millis(waited),
             non_streaming: request.is_non_streaming(),
             recomputes_prompt: query.recomputes_prompt,
+            only_cached: query.only_cached,
             accepts_pairs: *accepts_pairs,
             may_wait: policy.strategy.needs_score() && !response_only,
             exclude: query.exclude.iter().map(|endpoint| endpoint.0).collect(),

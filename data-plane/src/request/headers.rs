@@ -189,6 +189,16 @@ pub(crate) fn priority(headers: &HeaderMap) -> Option<i32> {
     Some(number.clamp(-1_000_000, 1_000_000) as i32)
 }
 
+/// Whether the client prefers no answer to one for which its prompt has to be computed:
+/// `Prefer: if-available`, as llm-d's coordinator sends it.
+pub(crate) fn prefers_cached(headers: &HeaderMap) -> bool {
+    let preferences = headers.get_all("prefer").iter();
+    let mut preferences = preferences
+        .filter_map(|list| list.to_str().ok())
+        .flat_map(|list| list.split(','));
+    preferences.any(|preference| preference.trim().eq_ignore_ascii_case("if-available"))
+}
+
 /// Headers that are for every recipient: a sender must not name them in `Connection` (RFC 9110,
 /// 7.6.1), and one that does removes nothing.
 const END_TO_END: [HeaderName; 6] = [
@@ -337,6 +347,13 @@ mod tests {
         let list = "1.0 fred, 1.1 hermes-0000000000000007, 1.1 hermes-0000000000000008";
         assert_eq!(headers[header::VIA], list);
         assert_eq!(ours.enter(&mut headers), Err(RequestLoop));
+    }
+
+    #[test]
+    fn a_preference_for_cached_prompts_may_be_one_of_several() {
+        let prefers = |value| prefers_cached(&headers(&[("prefer", value)]));
+        assert!(prefers("if-available") && prefers("respond-async, If-Available"));
+        assert!(!prefers("if-available-soon") && !prefers_cached(&HeaderMap::new()));
     }
 
     #[test]

@@ -13,10 +13,10 @@ use crate::request::fields::BodyFields;
 /// What the body and the priority header state about the client.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ClientIdentity {
-    /// The priority header's; higher goes first.
-    stated_priority: Option<i32>,
-    /// The body's, with the same meaning.
-    body_priority: i32,
+    /// The priority header's, or the body's; higher goes first.
+    priority: i32,
+    /// It is the header's.
+    has_priority_header: bool,
     /// Hash of the end user.
     user: Option<u64>,
 }
@@ -25,9 +25,9 @@ impl ClientIdentity {
     /// `priority` is the header's.
     pub(crate) fn of(fields: &BodyFields, priority: Option<i32>) -> Self {
         Self {
-            stated_priority: priority,
-            // vLLM's convention is that lower goes first.
-            body_priority: -fields.priority,
+            // The convention of the body, which is vLLM's, is that lower goes first.
+            priority: priority.unwrap_or(-fields.priority),
+            has_priority_header: priority.is_some(),
             user: fields.user,
         }
     }
@@ -36,12 +36,12 @@ impl ClientIdentity {
     /// another header names; without either, or with an objective that the pool does not have, the
     /// body's.
     pub(crate) fn priority(&self, objectives: &[Objective], headers: &HeaderMap) -> i32 {
-        let objective = || {
-            let named = either(headers, OBJECTIVE_HEADERS).filter(|_| !objectives.is_empty())?;
-            inference_pool::priority(objectives, named.to_str().ok()?)
-        };
-        let known = self.stated_priority.or_else(objective);
-        known.unwrap_or(self.body_priority)
+        if self.has_priority_header || objectives.is_empty() {
+            return self.priority;
+        }
+        let named = either(headers, OBJECTIVE_HEADERS).and_then(|name| name.to_str().ok());
+        let known = named.and_then(|name| inference_pool::priority(objectives, name));
+        known.unwrap_or(self.priority)
     }
 
     /// A hash of the first session key that the request has.

@@ -43,7 +43,8 @@ pub(crate) struct InferenceRequest {
     positions: FieldPositions,
     /// The model that endpoints are asked for: the client's, unless the pool rewrites it.
     pub(crate) model: Option<String>,
-    model_place: ModelPlace,
+    /// Where a form names it. Boxed: few bodies are forms.
+    form_model: Option<Box<BodySpan>>,
     rewritten: Option<Box<RewrittenModel>>,
     pub(crate) stream: bool,
     /// The parts of the body that a selection uses.
@@ -52,6 +53,8 @@ pub(crate) struct InferenceRequest {
     pub(crate) response: Option<Box<ResponseReference>>,
     /// The endpoint keeps the response, or works on it after its answer.
     has_side_effects: bool,
+    /// The body is a JSON object that was read.
+    is_object: bool,
     /// The body has fields that must not reach an endpoint.
     pub(crate) has_control_fields: bool,
     /// The engine will compute the whole prompt.
@@ -63,18 +66,6 @@ pub(crate) struct InferenceRequest {
     client: ClientIdentity,
 }
 
-/// Where a body names its model.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum ModelPlace {
-    /// Nowhere, as far as it can be read.
-    #[default]
-    Unread,
-    /// In a field of the JSON object that it is, or could be.
-    Object,
-    /// There, in a form. Boxed: few bodies are.
-    Form(Box<BodySpan>),
-}
-
 /// What a client named, if anything, whose request is for another model.
 struct RewrittenModel {
     asked: Option<String>,
@@ -84,7 +75,8 @@ impl InferenceRequest {
     /// Asks the endpoints for `target` in place of what the client names. Nothing changes if the
     /// body names no model and cannot.
     pub(crate) fn rewrite(&mut self, target: &str) {
-        if self.model_place != ModelPlace::Unread && self.model.as_deref() != Some(target) {
+        let can_name = self.is_object || self.form_model.is_some();
+        if can_name && self.model.as_deref() != Some(target) {
             let asked = self.model.replace(target.to_owned());
             self.rewritten = Some(Box::new(RewrittenModel { asked }));
         }
@@ -164,10 +156,12 @@ impl InferenceRequest {
             prompt_bytes: self.prompt.bytes(),
             prompt_tokens: self.prompt.estimated_tokens(),
             blocks,
+            block_bytes: policy.block_bytes,
             session,
             priority: self.client.priority(&pool.objectives, &self.headers),
             tenant: identity::tenant(&policy.tenant, model, &self.headers),
             recomputes_prompt: self.recomputes_prompt,
+            only_cached: headers::prefers_cached(&self.headers),
             ..Query::default()
         }
     }
@@ -185,7 +179,7 @@ impl InferenceRequest {
     /// When there is something to edit and the body is no JSON object.
     pub(crate) fn leg_body(&self, edits: &[BodyEdit]) -> Result<LegBody, LocalReply> {
         let rewritten = self.model.as_deref().filter(|_| self.is_rewritten());
-        if let (ModelPlace::Form(span), Some(model)) = (&self.model_place, rewritten) {
+        if let (Some(span), Some(model)) = (&self.form_model, rewritten) {
             return Ok(self.form_with(**span, model));
         }
         let own = (&self.body, &self.positions);
@@ -265,7 +259,7 @@ impl InferenceRequest {
             target,
             headers: head_headers,
             model: None,
-            model_place: ModelPlace::default(),
+            form_model: None,
             rewritten: None,
             stream: false,
             prompt: RequestPrompt::unparsed(body.len()),
@@ -273,6 +267,7 @@ impl InferenceRequest {
             positions: FieldPositions::default(),
             response: None,
             has_side_effects: false,
+            is_object: false,
             has_control_fields: false,
             recomputes_prompt: false,
             has_one_answer: false,
@@ -318,7 +313,7 @@ impl InferenceRequest {
                 if let Some(Range { start, end }) = extra_body::model_of_form(&boundary, &form) {
                     let model = String::from_utf8_lossy(&form[start..end]);
                     self.model = Some(model.into_owned());
-                    self.model_place = ModelPlace::Form(Box::new(BodySpan { start, end }));
+                    self.form_model = Some(Box::new(BodySpan { start, end }));
                 }
             }
             ExtraBody::Opaque => {}
@@ -329,7 +324,7 @@ impl InferenceRequest {
     fn read(&mut self, fields: BodyFields, priority: Option<i32>) {
         self.client = ClientIdentity::of(&fields, priority);
         self.model = fields.model;
-        self.model_place = ModelPlace::Object;
+        self.is_object = true;
         self.stream = fields.stream;
         self.has_control_fields = fields.has_control_fields || fields.hides_control_fields;
         self.hides_control_fields = fields.hides_control_fields;

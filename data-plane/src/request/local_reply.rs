@@ -48,6 +48,8 @@ pub(crate) enum LocalReply {
         waited: Duration,
         retry_after: Option<Duration>,
     },
+    #[error("no model server has this prompt cached, and the request prefers no answer then")]
+    PromptNotCached,
     #[error("the response `{0}` is not known here")]
     UnknownResponse(String),
     #[error("it could not be determined where the response is stored; try again in a moment")]
@@ -84,11 +86,12 @@ impl LocalReply {
             Self::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Encoded(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::PromptNotCached => StatusCode::PRECONDITION_FAILED,
         }
     }
 
     /// Every [`LocalReply::code`].
-    pub(crate) const CODES: [&str; 19] = [
+    pub(crate) const CODES: [&str; 20] = [
         "unknown_url",
         "method_not_allowed",
         "invalid_body",
@@ -108,6 +111,7 @@ impl LocalReply {
         "response_not_located",
         "request_loop",
         "unsupported_encoding",
+        "prompt_not_cached",
     ];
 
     /// OpenAI's `code`; also the value of metrics' and spans' `error.type`.
@@ -132,6 +136,7 @@ impl LocalReply {
             Self::UnlocatedResponse => "response_not_located",
             Self::Loop => "request_loop",
             Self::Encoded(_) => "unsupported_encoding",
+            Self::PromptNotCached => "prompt_not_cached",
         }
     }
 
@@ -318,6 +323,7 @@ mod tests {
             LocalReply::UnlocatedResponse,
             LocalReply::Loop,
             LocalReply::Encoded(String::new()),
+            LocalReply::PromptNotCached,
         ];
         assert_eq!(all.map(|reply| reply.code()), LocalReply::CODES);
     }

@@ -137,6 +137,7 @@ impl TryFrom<v1::ScoreRequest> for Ask {
             non_streaming,
             recomputes_prompt,
             accepts_pairs,
+            only_cached,
         } = wire;
         if pool.is_empty() {
             return Err(Invalid::new("pool", "is empty; name the pool to choose in"));
@@ -155,6 +156,7 @@ impl TryFrom<v1::ScoreRequest> for Ask {
             tenant,
             non_streaming,
             recomputes_prompt,
+            only_cached,
             split: accepts_pairs,
             exclude: exclude.into_iter().map(EndpointId).collect(),
         };

@@ -61,6 +61,7 @@ impl From<&ScoreRejection> for ScoreOutcome {
                 Self::Empty
             }
             ScoreRejection::NoEndpoint(NoEndpoint::AllTried) => Self::AllTried,
+            ScoreRejection::NoEndpoint(NoEndpoint::NotCached) => Self::NotCached,
             ScoreRejection::NoEndpoint(NoEndpoint::ModelNotLoaded) => Self::ModelNotLoaded,
             ScoreRejection::AlreadySent => Self::AlreadySent,
             ScoreRejection::Full { .. } => Self::QueueFull,

@@ -72,6 +72,7 @@ pub(super) fn refusal(id: u64, refusal: ScoreRejection) -> ScoreResponse {
             (Reason::Empty, Duration::ZERO)
         }
         ScoreRejection::NoEndpoint(NoEndpoint::AllTried) => (Reason::AllTried, Duration::ZERO),
+        ScoreRejection::NoEndpoint(NoEndpoint::NotCached) => (Reason::NotCached, Duration::ZERO),
         ScoreRejection::NoEndpoint(NoEndpoint::ModelNotLoaded) => {
             (Reason::ModelNotLoaded, Duration::ZERO)
         }

@@ -48,6 +48,10 @@ pub(super) fn resolve_answer(
             waited,
             retry_after,
         })),
+        Answer::Refused {
+            reason: Reason::NotCached,
+            ..
+        } => Err(ScoreStepError::Refused(LocalReply::PromptNotCached)),
         Answer::Refused { .. } | Answer::Queued(_) => Err(ScoreFailure::Rejected.into()),
     }
 }

@@ -3,6 +3,7 @@
 mod answers;
 mod bodies;
 mod cache_sources;
+mod cached_only;
 mod client;
 mod configuration_events;
 mod control;
