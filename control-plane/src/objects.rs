@@ -6,6 +6,7 @@
 //!                                               │
 //!                      inferencePools.policy ──▶ compile (pure) ──▶ fragments, verdicts
 //!                                                                       │
+//!                                                         conditions ◀─┤ (status writer)
 //!   configuration file ────────────────────────────────────▶ merge ◀────┘
 //!                                                              └──▶ watch<Config>
 //! ```
@@ -23,10 +24,12 @@
 //! * nothing is published before every kind was listed once, or is known not to be installed: half
 //!   a picture would take pools away;
 //! * definitions may be absent, and may be installed later;
+//! * a status is written only where it differs, and only for objects of this router's pools;
 //! * the file wins: objects are added to its pools, and never replace one.
 
 mod catalog;
 mod compile;
+mod condition;
 mod feed;
 mod kind;
 mod metrics;
@@ -35,8 +38,10 @@ mod objective;
 mod pool;
 mod pool_reference;
 mod rewrite;
+mod status;
 mod store;
 mod targets;
+mod verdict;
 
 pub(crate) use self::{
     feed::{MergedConfig, ObjectFeed},

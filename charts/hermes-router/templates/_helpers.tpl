@@ -113,6 +113,13 @@ ConfigMap may name.
   resources: [inferencepools, inferencemodels, inferenceobjectives, inferencemodelrewrites]
   verbs: [list, watch]
 - {apiGroups: [llm-d.ai], resources: [inferenceobjectives, inferencemodelrewrites], verbs: [list, watch]}
+{{- $objects := default dict (include "hermes.config" . | fromYaml).inferencePools }}
+{{- if ne $objects.writeStatus false }}
+- apiGroups: [inference.networking.x-k8s.io]
+  resources: [inferencemodels/status, inferenceobjectives/status, inferencemodelrewrites/status]
+  verbs: [patch]
+- {apiGroups: [llm-d.ai], resources: [inferenceobjectives/status, inferencemodelrewrites/status], verbs: [patch]}
+{{- end }}
 {{- end -}}
 
 {{/* The grace period must be longer than the drain, or requests in flight are killed. */}}

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use kube::core::{DynamicObject, ObjectMeta};
 
 use super::{
+    condition::ObservedCondition,
     kind::ObjectKind,
     model::{self, InferenceModel},
     objective::{self, InferenceObjective},
@@ -39,6 +40,8 @@ pub(crate) struct CatalogEntry {
     pub(crate) usable: Option<(i64, ObjectSpec)>,
     /// What is wrong with the newest specification.
     pub(crate) faults: ConfigErrors,
+    /// What its status says.
+    pub(crate) observed: Option<ObservedCondition>,
 }
 
 /// What an object says.
@@ -125,6 +128,7 @@ impl CatalogEntry {
             generation,
             usable,
             faults,
+            observed: ObservedCondition::read(&object.data),
         }
     }
 

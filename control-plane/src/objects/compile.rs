@@ -19,9 +19,12 @@ use hermes_core::{inference_pool::Objective, rewrites::ModelRewrite};
 
 use super::{
     catalog::{CatalogEntry, ObjectCatalog, ObjectKey, ObjectSpec, reference},
+    condition::AcceptedCondition,
     kind::ObjectKind,
     model::InferenceModel,
     pool::InferencePool,
+    status::{StatusBoard, StatusEntry},
+    verdict::{ObjectVerdict, RefusalReason},
 };
 use crate::config::{InferencePoolsConfig, ObjectPool, PoolFragment};
 
@@ -32,33 +35,8 @@ pub(crate) struct CompiledObjects {
     pub(crate) fragments: Vec<PoolFragment>,
     /// What became of each object.
     pub(crate) verdicts: BTreeMap<ObjectKey, ObjectVerdict>,
-}
-
-/// What became of an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ObjectVerdict {
-    /// It is in use; says what of it is not.
-    Accepted(Option<String>),
-    /// It is not in use.
-    Refused {
-        /// In one word, for programs.
-        reason: RefusalReason,
-        /// What is the matter, for people.
-        message: String,
-    },
-    /// It is for another picker, or for a pool that is not there: nothing is said of it.
-    Foreign,
-}
-
-/// Why an object is not in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RefusalReason {
-    /// It cannot be understood.
-    Invalid,
-    /// Another object of its pool has the same model.
-    ModelNameInUse,
-    /// An object of the newer group has the same name.
-    Superseded,
+    /// What the status of objects should say, where it is for this router to say.
+    pub(crate) statuses: StatusBoard,
 }
 
 /// A pool while its parts are collected.
@@ -90,10 +68,39 @@ pub(crate) fn compile(catalog: &ObjectCatalog, config: &InferencePoolsConfig) ->
         add(catalog, kinds, &mut pools, &mut verdicts);
     }
     let fragments = pools.into_values().map(|parts| parts.fragment(config));
+    let fragments = fragments.collect();
+    let statuses = if config.write_status {
+        statuses(catalog, &verdicts)
+    } else {
+        StatusBoard::new()
+    };
     CompiledObjects {
-        fragments: fragments.collect(),
+        fragments,
         verdicts,
+        statuses,
     }
+}
+
+/// What objects should say of themselves. The status of a pool is for gateways to write: it has a
+/// part for each gateway, and none for a picker.
+fn statuses(catalog: &ObjectCatalog, verdicts: &BTreeMap<ObjectKey, ObjectVerdict>) -> StatusBoard {
+    let of_object = |(key, entry): (&ObjectKey, &CatalogEntry)| {
+        let (
+            ObjectKind::Model
+            | ObjectKind::Objective
+            | ObjectKind::EarlierObjective
+            | ObjectKind::Rewrite
+            | ObjectKind::EarlierRewrite,
+            ..,
+        ) = key
+        else {
+            return None;
+        };
+        let wanted = AcceptedCondition::of(verdicts.get(key)?, entry.generation)?;
+        let observed = entry.observed.clone();
+        Some((key.clone(), StatusEntry { wanted, observed }))
+    };
+    catalog.iter().filter_map(of_object).collect()
 }
 
 /// The pools that this router serves.
@@ -112,7 +119,7 @@ fn pools<'a>(
             continue;
         };
         let verdict = if pools.contains_key(&(&**namespace, &**name)) {
-            ObjectVerdict::superseded(key)
+            ObjectVerdict::superseded(key.0)
         } else if is_foreign(pool, config) {
             ObjectVerdict::Foreign
         } else {
@@ -162,7 +169,7 @@ fn add<'a>(
     });
     for (key, entry) in objects {
         let verdict = if is_superseded(key) {
-            ObjectVerdict::superseded(key)
+            ObjectVerdict::superseded(key.0)
         } else {
             match entry.spec() {
                 None => entry.unusable(),
@@ -285,22 +292,8 @@ impl CatalogEntry {
 
     fn unusable(&self) -> ObjectVerdict {
         ObjectVerdict::Refused {
-            reason: RefusalReason::Invalid,
+            reason: RefusalReason::Unreadable,
             message: self.faults.to_string(),
-        }
-    }
-}
-
-// === ObjectVerdict ===
-
-impl ObjectVerdict {
-    fn superseded((kind, ..): &ObjectKey) -> Self {
-        Self::Refused {
-            reason: RefusalReason::Superseded,
-            message: format!(
-                "the {} of the same name in the newer API group is in use",
-                kind.name()
-            ),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The task: follows the configuration file and the objects, and publishes both together.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use hermes_runtime::readiness::Note;
@@ -18,6 +18,7 @@ use super::{
     compile::{CompiledObjects, compile},
     kind::ObjectKind,
     metrics::ObjectMetrics,
+    status::{self, StatusBoard},
     store::{KindSink, ObjectStore, WatchKey},
 };
 use crate::{
@@ -57,7 +58,7 @@ impl ObjectFeed {
             let config = Arc::clone(&self.file.borrow_and_update());
             let Some(pools) = &config.inference_pools else {
                 self.note.clear();
-                self.metrics.count(&CompiledObjects::default());
+                self.metrics.count(&BTreeMap::new());
                 self.publish(config);
                 if self.file.changed().await.is_err() {
                     return;
@@ -80,23 +81,36 @@ impl ObjectFeed {
                     .iter()
                     .map(|watch| objects(&store, &client, watch, pace)),
             );
+            let (statuses, boards) = watch::channel(Arc::default());
+            let metrics = self.metrics.clone();
+            let home = client.default_namespace();
             tokio::select! {
                 _never = watching => return,
-                open = self.follow(&store, &watches, client.default_namespace()) => if !open { return },
+                () = status::write(&client, boards, &metrics) => return,
+                open = self.follow(&store, &watches, home, &statuses) => if !open { return },
             }
         }
     }
 
     /// Publishes until other objects are to be watched. Returns whether the file still has a
     /// watcher.
-    async fn follow(&mut self, store: &ObjectStore, watches: &[WatchKey], home: &str) -> bool {
+    async fn follow(
+        &mut self,
+        store: &ObjectStore,
+        watches: &[WatchKey],
+        home: &str,
+        statuses: &watch::Sender<Arc<StatusBoard>>,
+    ) -> bool {
         loop {
             let config = Arc::clone(&self.file.borrow_and_update());
             let pools = (config.inference_pools.as_ref())
                 .filter(|pools| self::watches(pools, home) == watches);
             let Some(pools) = pools else { return true };
             match store.read(|catalog| compile(catalog, pools)) {
-                Ok(compiled) => self.merge(&config, compiled),
+                Ok(compiled) => {
+                    statuses.send_replace(Arc::new(compiled.statuses.clone()));
+                    self.merge(&config, compiled);
+                }
                 Err(missing) => self.note.say(format!("waiting: {missing}")),
             }
             sleep(SETTLE).await;
@@ -109,7 +123,7 @@ impl ObjectFeed {
 
     /// Publishes the configuration of the file with the objects.
     fn merge(&self, config: &Config, compiled: CompiledObjects) {
-        self.metrics.count(&compiled);
+        self.metrics.count(&compiled.verdicts);
         let CompiledObjects { fragments, .. } = compiled;
         let (merged, refused) = config.with_objects(fragments);
         match &refused[..] {

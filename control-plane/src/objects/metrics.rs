@@ -1,5 +1,7 @@
 //! Objects as metrics.
 
+use std::collections::BTreeMap;
+
 use hermes_runtime::{
     label_set,
     metrics::{LabelSet, PerValue, family},
@@ -10,10 +12,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{
-    compile::{CompiledObjects, ObjectVerdict},
-    kind::ObjectKind,
-};
+use super::{catalog::ObjectKey, kind::ObjectKind, verdict::ObjectVerdict};
 
 label_set! {
     /// A kind of objects, whatever its API group.
@@ -43,11 +42,24 @@ label_set! {
     }
 }
 
+label_set! {
+    /// How writing a condition ended.
+    pub(crate) enum WriteOutcome {
+        /// It is in the object.
+        Written = "written",
+        /// The API server refused it, or could not be reached.
+        Refused = "refused",
+        /// There was no answer in time.
+        Timeout = "timeout",
+    }
+}
+
 /// The families of objects. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct ObjectMetrics {
     objects: Family<ObjectLabels, Gauge>,
     watch_failures: PerValue<KindLabel, Counter>,
+    status_writes: PerValue<WriteOutcome, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -61,6 +73,11 @@ struct WatchLabels {
     kind: KindLabel,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WriteLabels {
+    outcome: WriteOutcome,
+}
+
 // === ObjectMetrics ===
 
 impl ObjectMetrics {
@@ -72,7 +89,15 @@ impl ObjectMetrics {
             "object_watch_failures",
             "Watches on objects that are configuration which failed, by kind",
         );
+        let writes: Family<WriteLabels, Counter> = family(
+            registry,
+            "object_status_writes",
+            "Conditions that were written into the status of objects, by outcome: written, refused, timeout",
+        );
         Self {
+            status_writes: PerValue::new(|outcome| {
+                writes.get_or_create_owned(&WriteLabels { outcome })
+            }),
             objects: family(
                 registry,
                 "objects",
@@ -85,10 +110,11 @@ impl ObjectMetrics {
     }
 
     /// Counts what became of all objects.
-    pub(super) fn count(&self, compiled: &CompiledObjects) {
+    pub(super) fn count(&self, verdicts: &BTreeMap<ObjectKey, ObjectVerdict>) {
         for &kind in KindLabel::ALL {
             for &state in ObjectState::ALL {
-                let count = (compiled.verdicts.iter())
+                let count = verdicts
+                    .iter()
                     .filter(|((of, ..), verdict)| {
                         KindLabel::of(*of) == kind && ObjectState::of(verdict) == state
                     })
@@ -98,6 +124,10 @@ impl ObjectMetrics {
                 gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
             }
         }
+    }
+
+    pub(super) fn status_written(&self, outcome: WriteOutcome) {
+        self.status_writes[outcome].inc();
     }
 
     pub(super) fn watch_failed(&self, kind: ObjectKind) {

@@ -10,8 +10,8 @@
 //! It serves what watchers need: lists with label selectors and pages, watches from a version with
 //! bookmarks and time limits, and the `Status` objects of refusals, for namespaced and
 //! namespace-less paths of any kind. It is as strict as a server without the WatchList feature. It
-//! has no schemas, admission, authentication or TLS. Clients can create Events and write nothing
-//! else: only the test does.
+//! has no schemas, admission, authentication or TLS. Clients can create Events and apply conditions,
+//! and write nothing else: only the test does.
 //!
 //! Everything lives in the process and on `127.0.0.1`; dropping the server closes all its sockets.
 
@@ -53,6 +53,8 @@ pub struct Requests {
     pub lists: u64,
     /// Watches that were begun or refused.
     pub watches: u64,
+    /// Conditions that were applied to an object's status.
+    pub applied_statuses: u64,
 }
 
 /// What every connection sees.
@@ -235,6 +237,12 @@ impl ApiServer {
     #[must_use]
     pub fn objects<K: k8s_openapi::Resource>(&self) -> Vec<Value> {
         self.shared.store.lock().all(&Collection::of::<K>())
+    }
+
+    /// Like [`ApiServer::objects`] for any collection.
+    #[must_use]
+    pub fn objects_in(&self, collection: &Collection) -> Vec<Value> {
+        self.shared.store.lock().all(collection)
     }
 
     /// How often clients asked since the start.

@@ -265,7 +265,7 @@ fn an_object_for_no_pool_changes_nothing() {
         ObjectVerdict::Foreign
     );
     let wrong = scene.verdict(ObjectKind::Model, "s");
-    assert_eq!(refusal(&wrong), Some(RefusalReason::Invalid));
+    assert_eq!(refusal(&wrong), Some(RefusalReason::Unreadable));
 }
 
 #[test]

@@ -272,3 +272,93 @@ async fn a_replica_that_cannot_list_objects_says_why_and_publishes_nothing() {
     router.await_status("the pool is served", "qwen", 200).await;
     assert_eq!(router.readyz().await, (200, "ready\n".to_owned()));
 }
+
+/// The condition `Accepted` of an object, once it has one.
+async fn accepted(router: &Router, collection: &Collection, name: &'static str) -> Value {
+    let find = || {
+        let objects = router.api.objects_in(collection).into_iter();
+        let mut named = objects.filter(|object| object["metadata"]["name"] == name);
+        let conditions = named.next()?["status"]["conditions"].as_array().cloned();
+        let mut conditions = conditions?.into_iter();
+        conditions.find(|condition| condition["type"] == "Accepted")
+    };
+    eventually("the object has a condition", || async { find().is_some() }).await;
+    find().expect("it has")
+}
+
+#[tokio::test]
+async fn conditions_are_written_once_by_equal_replicas() {
+    let api = ApiServer::start().await.expect("starts");
+    let models = earlier("inferencemodels");
+    api.apply_value(&earlier("inferencepools"), guide_pool(8000));
+    api.apply_value(&models, guide_model());
+    let mut younger = guide_model();
+    younger["metadata"] = json!({
+        "namespace": "ai", "name": "second", "generation": 3,
+        "creationTimestamp": "2027-01-01T00:00:00Z",
+    });
+    younger["status"] = json!({"conditions": [{"type": "Ready", "status": "Unknown"}]});
+    api.apply_value(&models, younger);
+    let router = Router::start(api, OBJECTS).await;
+    let kube = kube::Config::new(router.api.url().parse().expect("an address is a URL"));
+    let second = control_plane_with(Options {
+        kube: Some(client::connect(kube).expect("no credentials are needed")),
+        ..Options::local(ConfigSource::Value(Config::parse(OBJECTS).expect("valid")))
+    })
+    .await
+    .expect("starts");
+
+    let first = accepted(&router, &models, "inferencemodel-qwen").await;
+    assert_eq!(
+        (&first["status"], &first["reason"]),
+        (&json!("True"), &json!("Accepted"))
+    );
+    let refused = accepted(&router, &models, "second").await;
+    assert_eq!(refused["status"], "False");
+    assert_eq!(refused["reason"], "ModelNameInUse");
+    assert_eq!(refused["observedGeneration"], 3);
+    let objects = router.api.objects_in(&models);
+    let conditions = objects[1]["status"]["conditions"]
+        .as_array()
+        .expect("a list");
+    assert_eq!(conditions.len(), 2, "conditions of others stay");
+
+    // Both replicas have read what was written, and the second one had nothing to add.
+    let written = router.api.requests().applied_statuses;
+    assert!(
+        (2..=4).contains(&written),
+        "{written} writes for two conditions"
+    );
+    drop(second);
+}
+
+#[tokio::test]
+async fn nothing_is_written_into_objects_of_another_picker() {
+    let api = ApiServer::start().await.expect("starts");
+    let yaml = "inferencePools: {namespaces: [ai], pickers: [hermes]}";
+    let mut router = Router::start(api, yaml).await;
+    let port = router.engine("llama").await;
+    router.api.apply(&pod("qwen-0"));
+    router
+        .api
+        .apply_value(&earlier("inferencepools"), guide_pool(port));
+    router
+        .api
+        .apply_value(&earlier("inferencemodels"), guide_model());
+    let mut ours = guide_pool(port);
+    ours["metadata"]["name"] = json!("ours");
+    ours["spec"]["extensionRef"]["name"] = json!("hermes");
+    router.api.apply_value(&earlier("inferencepools"), ours);
+    let mut model = guide_model();
+    model["metadata"]["name"] = json!("ours");
+    model["spec"]["poolRef"]["name"] = json!("ours");
+    router.api.apply_value(&earlier("inferencemodels"), model);
+
+    accepted(&router, &earlier("inferencemodels"), "ours").await;
+    router
+        .await_status("the pool is served", "llama", 200)
+        .await;
+    let foreign = router.api.objects_in(&earlier("inferencemodels")).remove(0);
+    assert_eq!(foreign["metadata"]["name"], "inferencemodel-qwen");
+    assert_eq!(foreign["status"], Value::Null);
+}

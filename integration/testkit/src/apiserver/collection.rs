@@ -52,6 +52,13 @@ impl Collection {
         Some((collection, namespace))
     }
 
+    /// Reads `ROOT/namespaces/NAMESPACE/PLURAL/NAME/status`: the collection, namespace and name.
+    pub(crate) fn parse_status(path: &str) -> Option<(Self, String, String)> {
+        let (object, name) = path.strip_suffix("/status")?.rsplit_once('/')?;
+        let (collection, namespace) = Self::parse(object)?;
+        Some((collection, namespace?, name.to_owned()))
+    }
+
     pub(crate) fn plural(&self) -> &str {
         &self.plural
     }

@@ -28,6 +28,7 @@ pub(crate) async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     let response = match *request.method() {
         Method::POST => create(&shared, request).await,
+        Method::PATCH => apply_status(&shared, request).await,
         _ => respond(shared, &request).await,
     };
     Ok(response.unwrap_or_else(|refusal| object(refusal.status(), &refusal.object())))
@@ -88,6 +89,49 @@ async fn create(shared: &Shared, request: Request<Incoming>) -> Result<Response<
     event["metadata"]["namespace"] = json!(scope.namespace);
     shared.edit(|store| store.put(&scope.collection, event.clone()));
     Ok(object(StatusCode::CREATED, &event))
+}
+
+/// Applies conditions to the status of an object, by their types, as one field manager.
+async fn apply_status(
+    shared: &Shared,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    let (uri, headers) = (request.uri(), request.headers());
+    let (collection, namespace, name) =
+        Collection::parse_status(uri.path()).ok_or_else(Refusal::not_found)?;
+    let content_type = headers.get(hyper::header::CONTENT_TYPE);
+    if content_type.is_none_or(|given| given != "application/apply-patch+yaml") {
+        return Err(Refusal::bad_parameter("content-type"));
+    }
+    if !uri.query().unwrap_or_default().contains("fieldManager=") {
+        return Err(Refusal::bad_parameter("fieldManager"));
+    }
+    let body = Limited::new(request.into_body(), LARGEST)
+        .collect()
+        .await
+        .map_err(|_| Refusal::bad_parameter("body"))?;
+    let applied: Value =
+        serde_json::from_slice(&body.to_bytes()).map_err(|_| Refusal::bad_parameter("body"))?;
+    shared.requests.lock().applied_statuses += 1;
+    let conditions = applied["status"]["conditions"].as_array();
+    let conditions = conditions.ok_or_else(|| Refusal::bad_parameter("status.conditions"))?;
+    let edited = shared.edit(|store| {
+        let objects = store.all(&collection);
+        let is_meant = |object: &Value| {
+            let metadata = &object["metadata"];
+            metadata["namespace"] == *namespace && metadata["name"] == *name
+        };
+        let mut object = objects.into_iter().find(is_meant)?;
+        let known = object["status"]["conditions"].as_array().cloned();
+        let mut merged = known.unwrap_or_default();
+        merged.retain(|one| conditions.iter().all(|new| new["type"] != one["type"]));
+        merged.extend(conditions.iter().cloned());
+        object["status"]["conditions"] = merged.into();
+        store.put(&collection, object.clone());
+        Some(object)
+    });
+    let edited = edited.ok_or_else(Refusal::not_found)?;
+    Ok(object(StatusCode::OK, &edited))
 }
 
 fn count(shared: &Shared, query: &Query) {

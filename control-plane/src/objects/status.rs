@@ -1,0 +1,270 @@
+//! Writes conditions into the status of objects.
+//!
+//! ```text
+//!   StatusBoard (wanted, observed) ──differs──▶ due ──apply, at most one at a time──▶ API server
+//!        ▲                                                                              │
+//!        └──────────────────────────── watch ◀──────────────────────────────────────────┘
+//! ```
+//!
+//! Equal replicas write without an election: all apply the same condition as the same field manager,
+//! each only where the object says something else, and each after a pause of its own, after which
+//! another one has usually written.
+//!
+//! Invariants:
+//! * nothing is sent while an object says what it should;
+//! * writes are [`PAUSE`] apart, and a second write of one condition to one object comes later each
+//!   time: replicas that disagree, as during an upgrade, do not contend for long;
+//! * a write has a deadline, and nothing waits for it.
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+
+use hermes_core::{backoff::Backoff, rng::SeededRng};
+use jiff::Timestamp;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+    core::DynamicObject,
+};
+use serde_json::{Value, json};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    catalog::ObjectKey,
+    condition::{AcceptedCondition, ObservedCondition},
+    metrics::{ObjectMetrics, WriteOutcome},
+};
+
+/// The field manager of the conditions.
+const MANAGER: &str = "hermes";
+
+/// Time between two writes of this replica.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest pause before the first write, drawn by each replica.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// How long one write may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The first pause before a condition is written again, and the longest.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+
+/// What each object should say, and says.
+pub(crate) type StatusBoard = BTreeMap<ObjectKey, StatusEntry>;
+
+/// What one object should say, and says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StatusEntry {
+    pub(crate) wanted: AcceptedCondition,
+    pub(crate) observed: Option<ObservedCondition>,
+}
+
+/// What was written, and when it may be written again.
+#[derive(Debug, Default)]
+pub(crate) struct WrittenStatuses {
+    written: BTreeMap<ObjectKey, WrittenStatus>,
+}
+
+#[derive(Debug)]
+struct WrittenStatus {
+    condition: AcceptedCondition,
+    again: Instant,
+    backoff: Backoff,
+}
+
+/// What may be written next.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum NextWrite {
+    /// This one, now.
+    Now(ObjectKey, StatusEntry),
+    /// One that was written before, then.
+    At(Instant),
+    /// Nothing.
+    Never,
+}
+
+// === WrittenStatuses ===
+
+impl WrittenStatuses {
+    /// What is to be written next to make `board` true.
+    pub(crate) fn next(&mut self, board: &StatusBoard, now: Instant) -> NextWrite {
+        self.written.retain(|key, _| board.contains_key(key));
+        let mut earliest = None;
+        for (key, entry) in board {
+            let is_right = |seen: &ObservedCondition| seen.is(&entry.wanted);
+            if entry.observed.as_ref().is_some_and(is_right) {
+                continue;
+            }
+            let written = self.written.get(key);
+            match written.filter(|written| written.condition == entry.wanted) {
+                Some(written) if written.again > now => {
+                    let first = earliest.map_or(written.again, |at: Instant| at.min(written.again));
+                    earliest = Some(first);
+                }
+                _ => return NextWrite::Now(key.clone(), entry.clone()),
+            }
+        }
+        earliest.map_or(NextWrite::Never, NextWrite::At)
+    }
+
+    /// Notes that a condition was written, or could not be.
+    pub(crate) fn note(&mut self, key: ObjectKey, condition: AcceptedCondition, now: Instant) {
+        let known = self.written.remove(&key);
+        let known = known.filter(|known| known.condition == condition);
+        let seed = RandomState::new().hash_one(&key);
+        let mut backoff = known.map_or_else(|| Backoff::new(AGAIN, seed), |known| known.backoff);
+        let again = now + backoff.next_pause();
+        let written = WrittenStatus {
+            condition,
+            again,
+            backoff,
+        };
+        self.written.insert(key, written);
+    }
+}
+
+// === Writing ===
+
+/// Writes what differs, for ever.
+pub(crate) async fn write(
+    client: &Client,
+    mut boards: watch::Receiver<Arc<StatusBoard>>,
+    metrics: &ObjectMetrics,
+) {
+    let mut written = WrittenStatuses::default();
+    let mut rng = SeededRng::new(RandomState::new().hash_one(MANAGER));
+    loop {
+        let board = Arc::clone(&boards.borrow_and_update());
+        match written.next(&board, Instant::now()) {
+            NextWrite::Now(..) => {}
+            NextWrite::At(time) => {
+                tokio::select! {
+                    () = sleep_until(time) => {}
+                    changed = boards.changed() => if changed.is_err() { return },
+                }
+                continue;
+            }
+            NextWrite::Never => {
+                if boards.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+        // Another replica may write meanwhile.
+        sleep(SPREAD.mul_f32(rng.unit())).await;
+        loop {
+            let board = Arc::clone(&boards.borrow_and_update());
+            let NextWrite::Now(key, entry) = written.next(&board, Instant::now()) else {
+                break;
+            };
+            let outcome = apply(client, &key, &entry).await;
+            metrics.status_written(outcome);
+            written.note(key, entry.wanted, Instant::now());
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Applies one condition.
+async fn apply(client: &Client, key: &ObjectKey, entry: &StatusEntry) -> WriteOutcome {
+    let (kind, namespace, name) = key;
+    let resource = kind.resource();
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let object: Value = json!({
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": {"name": **name, "namespace": **namespace},
+        "status": entry.wanted.status(entry.observed.as_ref(), &now),
+    });
+    let parameters = PatchParams::apply(MANAGER).force();
+    let patch = Patch::Apply(&object);
+    match timeout(DEADLINE, api.patch_status(name, &parameters, &patch)).await {
+        Ok(Ok(_)) => WriteOutcome::Written,
+        Ok(Err(error)) => {
+            tracing::debug!(kind = kind.name(), %namespace, %name, %error, "status was not written");
+            WriteOutcome::Refused
+        }
+        Err(_) => WriteOutcome::Timeout,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::{kind::ObjectKind, verdict::ObjectVerdict};
+
+    fn key(name: &str) -> ObjectKey {
+        (ObjectKind::Model, "ai".into(), name.into())
+    }
+
+    fn wanted(note: &str) -> AcceptedCondition {
+        let verdict = ObjectVerdict::Accepted(Some(note.to_owned()));
+        AcceptedCondition::of(&verdict, 1).expect("it is ours")
+    }
+
+    /// An object that should say `note` and says `says`.
+    fn board(note: &str, says: Option<&str>) -> StatusBoard {
+        let observed = says.map(|says| {
+            let status = wanted(says).status(None, "2026-01-01T00:00:00Z");
+            ObservedCondition::read(&json!({"status": status})).expect("a condition")
+        });
+        let entry = StatusEntry {
+            wanted: wanted(note),
+            observed,
+        };
+        BTreeMap::from([(key("m"), entry)])
+    }
+
+    fn is_now(next: &NextWrite) -> bool {
+        matches!(next, NextWrite::Now(..))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_written_where_the_object_says_what_it_should() {
+        let (mut written, now) = (WrittenStatuses::default(), Instant::now());
+        assert_eq!(written.next(&board("a", Some("a")), now), NextWrite::Never);
+        assert!(is_now(&written.next(&board("a", None), now)));
+        assert!(is_now(&written.next(&board("a", Some("b")), now)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_condition_that_others_change_again_is_written_ever_later() {
+        let (mut written, mut now) = (WrittenStatuses::default(), Instant::now());
+        let contested = board("ours", Some("theirs"));
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            written.note(key("m"), wanted("ours"), now);
+            let NextWrite::At(time) = written.next(&contested, now) else {
+                panic!("it was just written");
+            };
+            pauses.push(time - now);
+            now = time;
+            assert!(is_now(&written.next(&contested, now)));
+        }
+        assert!(pauses[0] <= AGAIN.0, "{pauses:?}");
+        assert!(pauses[11] >= AGAIN.1 / 2, "{pauses:?}");
+        assert!(pauses.iter().all(|pause| *pause <= AGAIN.1), "{pauses:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_condition_is_written_at_once_and_one_of_a_deleted_object_is_forgotten() {
+        let (mut written, now) = (WrittenStatuses::default(), Instant::now());
+        written.note(key("m"), wanted("a"), now);
+        assert!(is_now(&written.next(&board("b", Some("a")), now)));
+        assert!(!is_now(&written.next(&board("a", None), now)));
+        assert_eq!(written.next(&StatusBoard::new(), now), NextWrite::Never);
+        assert!(
+            is_now(&written.next(&board("a", None), now)),
+            "created again"
+        );
+    }
+}
