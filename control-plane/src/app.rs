@@ -96,6 +96,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, Start
         config,
         listen,
         kv_events,
+        kv_events_replicas,
         tls,
         admin,
         replica,
@@ -124,7 +125,8 @@ pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, Start
         );
     }
     let snapshots = parts.run_pipeline(feed, kube, &tasks, &drain)?;
-    parts.accept_publishers(publisher_listeners, &tasks, &drain);
+    let publishers = (publisher_listeners, kv_events_replicas);
+    parts.accept_publishers(publishers, &tasks, &drain);
     let state = parts.state(snapshots.clone(), closing.clone(), subscribers.clone());
     let pages = DebugPages {
         snapshots,
@@ -267,14 +269,21 @@ impl StartupParts {
         }
     }
 
-    /// Lets publishers of KV events in that dial.
-    fn accept_publishers(&self, listeners: Vec<TcpListener>, tasks: &Tasks, drain: &Drain) {
+    /// Lets publishers of KV events in that dial, and shares what they say with other replicas.
+    fn accept_publishers(
+        &self,
+        (listeners, replicas): (Vec<TcpListener>, Vec<String>),
+        tasks: &Tasks,
+        drain: &Drain,
+    ) {
         if listeners.is_empty() {
             return;
         }
         let pools = Arc::clone(&self.pools);
         let followed = Box::new(move || pools.kv_events());
-        let listener = KvEventsListener::new(listeners, followed, self.kv_events_metrics.clone());
+        let metrics = self.kv_events_metrics.clone();
+        let listener =
+            KvEventsListener::new(listeners, followed, metrics, self.epoch.0).shared_with(replicas);
         tasks.spawn(
             "KV event listener",
             until_drain(drain.clone(), listener.run()),

@@ -35,6 +35,17 @@ pub struct Args {
     )]
     pub kv_events_listen: Vec<SocketAddr>,
 
+    /// The other replicas, as the host:port of their --kv-events-listen, to share the events with
+    /// that publishers send to one of them; a name may have the addresses of all
+    #[arg(
+        long,
+        env = "HERMES_KV_EVENTS_REPLICAS",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        requires = "kv_events_listen"
+    )]
+    pub kv_events_replicas: Vec<String>,
+
     /// A folder with ca.crt, tls.crt and tls.key, reloaded when they change: proxies must then
     /// connect by TLS with a client certificate of this authority
     #[arg(long, env = "HERMES_TLS", value_name = "DIR")]

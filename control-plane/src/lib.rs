@@ -26,7 +26,8 @@
 //!
 //! Invariants:
 //! * no user traffic passes through it: while it is down, proxies go on with their last snapshot;
-//! * replicas are equal and do not talk: each has all inputs, and numbers its own snapshots;
+//! * replicas are equal: each has all inputs, and numbers its own snapshots; they pass on nothing but
+//!   KV events that reached one of them only;
 //! * one owner per state, every queue bounded, every task owned; nothing is kept on disk.
 
 pub mod app;

@@ -66,6 +66,7 @@ impl Planes {
             config,
             listen: control_plane_listen,
             kv_events: kv_events_listen,
+            kv_events_replicas: Vec::new(),
             tls: None,
             admin: control_plane_admin,
             replica: Some("hermes".into()),

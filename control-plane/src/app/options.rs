@@ -23,6 +23,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Where publishers of KV events connect that dial, if any do; port 0 takes any.
     pub kv_events: Vec<SocketAddr>,
+    /// The replicas to share the events of these publishers with, `host:port` each.
+    pub kv_events_replicas: Vec<String>,
     /// A folder with `ca.crt`, `tls.crt` and `tls.key`: proxies must then show a certificate that
     /// this authority signed.
     pub tls: Option<PathBuf>,
@@ -83,6 +85,7 @@ impl Options {
             config,
             listen: any,
             kv_events: Vec::new(),
+            kv_events_replicas: Vec::new(),
             tls: None,
             admin: Some(any),
             replica: None,

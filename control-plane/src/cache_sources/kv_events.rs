@@ -32,7 +32,9 @@ mod listener;
 mod live_peer;
 mod metrics;
 mod msgpack;
+mod relay;
 mod replay;
+mod replicas;
 mod sequence;
 mod settings;
 mod source;
@@ -63,7 +65,7 @@ use self::{
     source::{PublisherPorts, SharedEngineClient},
 };
 pub use self::{
-    listener::{FollowedPools, KvEventsListener},
+    listener::KvEventsListener,
     metrics::KvEventsMetrics,
     settings::{DialSource, KvEventsSettings},
     view::{PoolStreams, StreamView},
@@ -88,6 +90,9 @@ pub struct KvEvents {
     start: Instant,
     _sweeper: RestartedTask,
 }
+
+/// Every pool that follows KV events, by name.
+pub type FollowedPools = Box<dyn Fn() -> Vec<(Arc<str>, Arc<KvEvents>)> + Send + Sync>;
 
 /// An endpoint that may publish KV events.
 #[derive(Clone, Debug, PartialEq, Eq)]

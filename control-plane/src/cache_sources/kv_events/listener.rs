@@ -10,6 +10,8 @@
 //! not its own, is unsubscribed, and subscribed to again after a while: its endpoint may have been
 //! found meanwhile. It costs nothing in between, while a closed connection would be made again at once.
 //!
+//! Other replicas connect here too, as SUB sockets: what is accepted is passed on to them.
+//!
 //! Invariants: a bounded number of connections, in all and of one address; a publisher that is not
 //! known yet makes this replica hold a small message at most; each connection has one task, owned
 //! by its listener, and ends when its peer shows no sign of life.
@@ -34,12 +36,14 @@ use tokio::{
 };
 
 use super::{
-    KvEvents,
+    FollowedPools, KvEvents,
     arrival::{Arrival, ArrivedStream, QUEUE},
     claim::{self, PublisherClaim, UnfoundEndpoint},
     decode,
     live_peer::{LivePeer, StreamLoss},
     metrics::{ArrivalOutcome, KvEventsMetrics},
+    relay::{RelayKey, RelayedStream, ReplicaRelay},
+    replicas::RelayFollower,
     zmtp::{Message, Peer, Socket, ZmtpError},
 };
 
@@ -62,18 +66,18 @@ const TAKE: Duration = Duration::from_secs(10);
 /// The pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Every pool that follows KV events, by name.
-pub type FollowedPools = Box<dyn Fn() -> Vec<(Arc<str>, Arc<KvEvents>)> + Send + Sync>;
-
 /// See the module.
 pub struct KvEventsListener {
     listeners: Vec<TcpListener>,
+    /// `host:port`s of all replicas.
+    replicas: Vec<String>,
     entry: Arc<PublisherEntry>,
 }
 
 /// What all connections share.
 struct PublisherEntry {
-    pools: FollowedPools,
+    pools: Arc<FollowedPools>,
+    relay: Arc<ReplicaRelay>,
     metrics: KvEventsMetrics,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -93,34 +97,60 @@ struct DialedConnection {
     refused: Option<ArrivalOutcome>,
 }
 
+/// Where the messages of an accepted publisher go.
+struct AcceptedStream {
+    /// To its endpoint.
+    sender: mpsc::Sender<Message>,
+    /// To the other replicas.
+    relayed: RelayedStream,
+}
+
 // === KvEventsListener ===
 
 impl KvEventsListener {
-    /// Of these ports; ranks of an engine dial neighboring ones.
+    /// Of these ports; ranks of an engine dial neighboring ones. `seed` distinguishes this replica
+    /// from others.
     #[must_use]
     pub fn new(
         listeners: Vec<TcpListener>,
         pools: FollowedPools,
         metrics: KvEventsMetrics,
+        seed: u64,
     ) -> Self {
         let entry = PublisherEntry {
-            pools,
+            pools: Arc::new(pools),
+            relay: Arc::new(ReplicaRelay::new(seed)),
             metrics,
             open: Mutex::default(),
         };
         Self {
             listeners,
+            replicas: Vec::new(),
             entry: Arc::new(entry),
         }
     }
 
+    /// Shares what publishers say with the replicas at these names, `host:port` each. A name may
+    /// have several addresses, and its own among them.
+    #[must_use]
+    pub fn shared_with(mut self, replicas: Vec<String>) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
     /// Accepts publishers for ever; dropping the future ends all connections.
     pub async fn run(self) {
-        let Self { listeners, entry } = self;
+        let Self {
+            listeners,
+            replicas,
+            entry,
+        } = self;
+        let (relay, pools) = (Arc::clone(&entry.relay), Arc::clone(&entry.pools));
+        let following = RelayFollower::new(replicas, relay, pools, entry.metrics.clone());
         let accepting = listeners
             .into_iter()
             .map(|listener| Arc::clone(&entry).accept(listener));
-        join_all(accepting).await;
+        tokio::join!(join_all(accepting), following.run());
     }
 }
 
@@ -179,7 +209,7 @@ impl PublisherEntry {
         &self,
         topic: &[u8],
         peer: IpAddr,
-    ) -> Result<(Arc<KvEvents>, EndpointId), ArrivalOutcome> {
+    ) -> Result<(Arc<str>, Arc<KvEvents>, EndpointId), ArrivalOutcome> {
         let claim = PublisherClaim::new(topic, peer);
         let pools = (self.pools)();
         let fitting = pools.iter().enumerate().flat_map(|(at, (_, events))| {
@@ -187,9 +217,9 @@ impl PublisherEntry {
             fitting.map(move |(endpoint, fit)| (at, endpoint, fit))
         });
         let (at, endpoint) = claim::best(fitting)?;
-        let (_, events) = &pools[at];
+        let (pool, events) = &pools[at];
         if events.is_from(endpoint, peer).await {
-            Ok((Arc::clone(events), endpoint))
+            Ok((Arc::clone(pool), Arc::clone(events), endpoint))
         } else {
             Err(ArrivalOutcome::OtherAddress)
         }
@@ -215,15 +245,28 @@ impl Drop for ConnectionSlot {
 
 /// One connection, from its handshake to its end.
 async fn serve(stream: TcpStream, address: SocketAddr, slot: ConnectionSlot) {
+    let relay = &slot.entry.relay;
+    let is_replica = relay.serves(address.ip());
+    let sockets = [Socket::Sub, Socket::Pub];
+    let sockets = &sockets[..if is_replica { 2 } else { 1 }];
     let shaken = timeout(HANDSHAKE, async {
-        let mut peer = Peer::accept(stream, Socket::Sub).await?;
+        let (mut peer, socket) = Peer::accept(stream, sockets, relay.identity()).await?;
         peer.limit_messages(MAX_FIRST_MESSAGE);
+        if socket == Socket::Pub {
+            return Ok((peer, socket));
+        }
         peer.subscribe(b"").await?;
         peer.ping().await?;
-        Ok::<_, ZmtpError>(peer)
+        Ok::<_, ZmtpError>((peer, socket))
     });
     let live = match shaken.await {
-        Ok(Ok(peer)) => LivePeer::new(peer),
+        Ok(Ok((peer, Socket::Pub))) => {
+            let Err(error) = relay.publish(peer).await else {
+                return;
+            };
+            return tracing::debug!(replica = %address, %error, "a replica left");
+        }
+        Ok(Ok((peer, _))) => LivePeer::new(peer),
         Ok(Err(error)) => {
             tracing::debug!(%address, %error, "a publisher of KV events does not shake hands");
             return slot.entry.count(ArrivalOutcome::NoHandshake);
@@ -252,7 +295,7 @@ impl DialedConnection {
                 Ok(stream) => {
                     self.refused = None;
                     self.live.peer().limit_messages(usize::MAX);
-                    message = self.pass_on(&stream).await?;
+                    message = self.pass_on(stream).await?;
                 }
                 Err(outcome) => {
                     self.note(outcome);
@@ -264,19 +307,19 @@ impl DialedConnection {
     }
 
     /// Offers the stream to the endpoint that it is about.
-    async fn offer(&self, first: Message) -> Result<mpsc::Sender<Message>, ArrivalOutcome> {
+    async fn offer(&self, first: Message) -> Result<AcceptedStream, ArrivalOutcome> {
         let [topic, .., payload] = &first[..] else {
             return Err(ArrivalOutcome::Undecodable);
         };
         let rank = decode::rank(payload).map_err(|_| ArrivalOutcome::Undecodable)?;
-        let (events, endpoint) = self.entry.find(topic, self.address.ip()).await?;
+        let (pool, events, endpoint) = self.entry.find(topic, self.address.ip()).await?;
         let (sender, rest) = mpsc::channel(QUEUE);
         let (taken, is_taken) = oneshot::channel();
         let publisher: Arc<str> = self.address.to_string().into();
         let stream = ArrivedStream {
             rank,
             publisher: Arc::clone(&publisher),
-            first,
+            first: first.clone(),
             rest,
         };
         if !events.receive(endpoint, Arrival { stream, taken }) {
@@ -286,17 +329,25 @@ impl DialedConnection {
             Ok(Ok(())) => {
                 self.entry.count(ArrivalOutcome::Accepted);
                 tracing::info!(%publisher, %endpoint, rank, "a publisher of KV events dialed");
-                Ok(sender)
+                let relayed = self.entry.relay.begin(RelayKey {
+                    pool,
+                    endpoint,
+                    rank,
+                });
+                relayed.pass(&first);
+                Ok(AcceptedStream { sender, relayed })
             }
             _ => Err(ArrivalOutcome::Duplicate),
         }
     }
 
     /// Passes messages on, until the endpoint does not take one: that one is returned.
-    async fn pass_on(&mut self, stream: &mpsc::Sender<Message>) -> Result<Message, StreamLoss> {
+    async fn pass_on(&mut self, stream: AcceptedStream) -> Result<Message, StreamLoss> {
+        let AcceptedStream { sender, relayed } = stream;
         loop {
             let message = self.live.next().await?;
-            if let Err(mpsc::error::SendError(message)) = stream.send(message).await {
+            relayed.pass(&message);
+            if let Err(mpsc::error::SendError(message)) = sender.send(message).await {
                 return Ok(message);
             }
         }

@@ -122,6 +122,8 @@ pub struct KvEventsMetrics {
     pub(super) arrivals: PerValue<ArrivalOutcome, Counter>,
     /// Open connections of publishers that dialed.
     pub(super) connections: Gauge,
+    /// Replicas that pass on what they receive.
+    pub(super) replicas: Gauge,
     pools: HandleCache<Arc<str>, KvEventsPoolMetrics>,
 }
 
@@ -216,6 +218,11 @@ impl KvEventsMetrics {
                 registry,
                 "connections",
                 "Open connections of publishers that dialed this replica",
+            ),
+            replicas: family(
+                registry,
+                "replicas",
+                "Other replicas whose KV events of publishers that dial are followed",
             ),
             pools: HandleCache::default(),
         }

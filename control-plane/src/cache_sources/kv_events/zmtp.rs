@@ -38,6 +38,8 @@ const TTL: u16 = 300;
 /// What kind of socket we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Socket {
+    /// Publishes to SUB and XSUB sockets.
+    Pub,
     /// Receives what a PUB or XPUB socket publishes.
     Sub,
     /// Talks to a ROUTER or REP socket.
@@ -51,6 +53,8 @@ pub(super) struct Peer {
     inbox: BytesMut,
     outbox: BytesMut,
     assembly: Assembly,
+    /// The other side's.
+    identity: Bytes,
     last_received: Instant,
     answers_pings: bool,
 }
@@ -75,6 +79,7 @@ pub(super) enum ZmtpError {
 impl Socket {
     const fn name(self) -> &'static str {
         match self {
+            Self::Pub => "PUB",
             Self::Sub => "SUB",
             Self::Dealer => "DEALER",
         }
@@ -82,6 +87,7 @@ impl Socket {
 
     fn fits(self, peer: &[u8]) -> bool {
         match self {
+            Self::Pub => matches!(peer, b"SUB" | b"XSUB"),
             Self::Sub => matches!(peer, b"PUB" | b"XPUB"),
             Self::Dealer => matches!(peer, b"ROUTER" | b"REP" | b"DEALER"),
         }
@@ -95,18 +101,28 @@ impl Peer {
     pub(super) async fn connect(authority: &str, socket: Socket) -> Result<Self, ZmtpError> {
         let mut peer = Self::over(TcpStream::connect(authority).await?)?;
         peer.exchange_greetings().await?;
-        peer.send_ready(socket).await?;
-        peer.await_ready(socket).await?;
+        peer.send_ready(socket, b"").await?;
+        peer.await_ready(&[socket]).await?;
         Ok(peer)
     }
 
-    /// Shakes hands with one that connected, which must be the counterpart of `socket`.
-    pub(super) async fn accept(stream: TcpStream, socket: Socket) -> Result<Self, ZmtpError> {
+    /// Shakes hands with one that connected, as the one of `sockets` whose counterpart it is, under
+    /// the name `identity`.
+    pub(super) async fn accept(
+        stream: TcpStream,
+        sockets: &[Socket],
+        identity: &[u8],
+    ) -> Result<(Self, Socket), ZmtpError> {
         let mut peer = Self::over(stream)?;
         peer.exchange_greetings().await?;
-        peer.await_ready(socket).await?;
-        peer.send_ready(socket).await?;
-        Ok(peer)
+        let socket = peer.await_ready(sockets).await?;
+        peer.send_ready(socket, identity).await?;
+        Ok((peer, socket))
+    }
+
+    /// The name that the other side has given itself; mostly empty.
+    pub(super) fn identity(&self) -> &[u8] {
+        &self.identity
     }
 
     fn over(stream: TcpStream) -> io::Result<Self> {
@@ -121,6 +137,7 @@ impl Peer {
             inbox: BytesMut::new(),
             outbox: BytesMut::new(),
             assembly: Assembly::default(),
+            identity: Bytes::new(),
             last_received: Instant::now(),
             answers_pings: false,
         })
@@ -206,16 +223,20 @@ impl Peer {
         frame::check_greeting(greeting)
     }
 
-    async fn send_ready(&mut self, socket: Socket) -> Result<(), ZmtpError> {
-        frame::write_command(&mut self.outbox, "READY", &frame::ready(socket.name()));
+    async fn send_ready(&mut self, socket: Socket, identity: &[u8]) -> Result<(), ZmtpError> {
+        let ready = frame::ready(socket.name(), identity);
+        frame::write_command(&mut self.outbox, "READY", &ready);
         self.flush().await
     }
 
-    async fn await_ready(&mut self, socket: Socket) -> Result<(), ZmtpError> {
+    /// Which of `sockets` we are to the peer.
+    async fn await_ready(&mut self, sockets: &[Socket]) -> Result<Socket, ZmtpError> {
         loop {
             match self.assembly.next(&mut self.inbox)? {
                 Some(Incoming::Command(name, data)) if *name == *b"READY" => {
-                    return check_ready(socket, data);
+                    let identity = frame::property(data.clone(), "Identity");
+                    self.identity = identity.unwrap_or_default();
+                    return counterpart(sockets, data);
                 }
                 Some(Incoming::Command(name, data)) if *name == *b"ERROR" => {
                     return Err(refused(&data));
@@ -247,10 +268,10 @@ impl Peer {
     }
 }
 
-fn check_ready(socket: Socket, data: Bytes) -> Result<(), ZmtpError> {
+fn counterpart(sockets: &[Socket], data: Bytes) -> Result<Socket, ZmtpError> {
     let peer = frame::property(data, "Socket-Type").unwrap_or_default();
-    if socket.fits(&peer) {
-        return Ok(());
+    if let Some(socket) = sockets.iter().find(|socket| socket.fits(&peer)) {
+        return Ok(*socket);
     }
     Err(ZmtpError::WrongSocket(
         String::from_utf8_lossy(&peer[..peer.len().min(16)]).into_owned(),

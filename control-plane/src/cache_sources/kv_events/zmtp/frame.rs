@@ -89,14 +89,14 @@ pub(super) fn write_command(out: &mut BytesMut, name: &str, data: &[u8]) {
     write_frame(out, COMMAND, &[&[name.len() as u8], name.as_bytes(), data]);
 }
 
-/// The data of READY: what kind of socket we are.
-pub(super) fn ready(socket: &str) -> BytesMut {
+/// The data of READY: what kind of socket we are, and which.
+pub(super) fn ready(socket: &str, identity: &[u8]) -> BytesMut {
     let mut data = BytesMut::new();
-    for (name, value) in [("Socket-Type", socket), ("Identity", "")] {
+    for (name, value) in [("Socket-Type", socket.as_bytes()), ("Identity", identity)] {
         data.put_u8(name.len() as u8);
         data.put_slice(name.as_bytes());
         data.put_u32(value.len() as u32);
-        data.put_slice(value.as_bytes());
+        data.put_slice(value);
     }
     data
 }
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_socket_says_what_it_is() {
-        let data = ready("SUB").freeze();
+        let data = ready("SUB", b"").freeze();
         assert_eq!(
             property(data.clone(), "socket-type").as_deref(),
             Some(&b"SUB"[..])

@@ -41,7 +41,7 @@ impl Scripted {
             self.stream.read_buf(&mut self.inbox).await.expect("read");
         }
         let _greeting = self.inbox.split_to(GREETING);
-        self.command("READY", &frame::ready(socket)).await;
+        self.command("READY", &frame::ready(socket, b"")).await;
         let Incoming::Command(name, _) = self.next().await else {
             panic!("READY")
         };

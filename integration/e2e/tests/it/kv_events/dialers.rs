@@ -292,15 +292,22 @@ async fn an_address_with_too_many_connections_keeps_no_other_out() {
 
 /// A publisher written byte by byte: what it sends after its greeting and READY.
 async fn scripted(door: &PublisherDoor, sent: &[u8]) -> TcpStream {
+    let mut stream = shaking(door, b"PUB").await;
+    // The other side may close the connection meanwhile.
+    let _sent = stream.write_all(sent).await;
+    stream
+}
+
+/// A socket of this type that sends its greeting and READY.
+async fn shaking(door: &PublisherDoor, socket: &[u8; 3]) -> TcpStream {
     let mut stream = TcpStream::connect(door.address).await.expect("accepted");
     let mut greeting = [0; 64];
     (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);
     greeting[12..16].copy_from_slice(b"NULL");
     stream.write_all(&greeting).await.expect("sent");
-    let ready = b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03PUB";
-    stream.write_all(ready).await.expect("sent");
-    // The other side may close the connection meanwhile.
-    let _sent = stream.write_all(sent).await;
+    let ready = b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03";
+    let ready = [ready.as_slice(), socket].concat();
+    stream.write_all(&ready).await.expect("sent");
     stream
 }
 
@@ -374,4 +381,102 @@ async fn every_rank_that_dials_has_a_stream_and_one_that_does_not_leaves_misses_
     })
     .await;
     assert_eq!(miss(), Some(CachedTokens::default()));
+}
+
+/// Two replicas that share what they receive, and an engine that dials the first; as the second
+/// one sees it, too.
+async fn shared(
+    events: impl Fn(&PublisherDoor) -> KvEventsConfig,
+) -> ([PublisherDoor; 2], FollowedEngine) {
+    let doors = PublisherDoor::open_two("{}").await;
+    eventually("they follow each other", || async {
+        let followed = |door: &PublisherDoor| door.metric("hermes_kv_events_replicas") == 1;
+        doors.iter().all(followed)
+    })
+    .await;
+    let engine = doors[0].engine(events(&doors[0])).await;
+    (doors, engine)
+}
+
+/// The engine, as the replica behind this door knows it.
+fn seen_by(door: &PublisherDoor, engine: FollowedEngine) -> FollowedEngine {
+    let events = std::sync::Arc::clone(&door.events);
+    let FollowedEngine { engine, .. } = engine;
+    let engine = FollowedEngine { engine, events };
+    engine.follow();
+    engine
+}
+
+#[tokio::test]
+async fn what_a_publisher_sends_to_one_replica_is_known_to_the_others() {
+    for replay in [KvEventsConfig::default().replay, None] {
+        let (doors, engine) = shared(|door| KvEventsConfig {
+            replay,
+            ..door.dialed(TOPIC)
+        })
+        .await;
+        let engine = seen_by(&doors[1], engine);
+        engine.ask_all(0..12).await;
+        engine.await_estimates(0..14).await;
+        assert_eq!(engine.standing(), "synced");
+        assert_eq!(
+            doors[1].arrivals("accepted"),
+            0,
+            "it dialed the first replica only"
+        );
+        let engine = seen_by(&doors[0], engine);
+        engine.await_estimates(0..14).await;
+    }
+}
+
+#[tokio::test]
+async fn a_publisher_that_leaves_one_replica_is_unsynced_at_the_others() {
+    let (doors, engine) = shared(|door| door.dialed(TOPIC)).await;
+    let engine = seen_by(&doors[1], engine);
+    engine.ask_all(0..3).await;
+    engine.await_estimates(0..4).await;
+    engine.engine.kill().await;
+    eventually("no claims", || async { engine.standing() == "unsynced" }).await;
+    engine.engine.restart().await.expect("starts again");
+    subscribed(&engine).await;
+    engine.ask_all(4..6).await;
+    engine.await_estimates(0..8).await;
+    assert_eq!(engine.standing(), "synced");
+}
+
+#[tokio::test]
+async fn a_replica_that_dies_takes_its_streams_along_until_their_publishers_dial_again() {
+    let ([first, second], engine) = shared(|door| door.dialed(TOPIC)).await;
+    let address = first.address;
+    let engine = seen_by(&second, engine);
+    engine.ask_all(0..3).await;
+    engine.await_estimates(0..4).await;
+    drop(first);
+    eventually("no claims", || async { engine.standing() == "unsynced" }).await;
+    eventually("the connection is gone", || async {
+        engine.engine.kv_events_subscribers() == 0
+    })
+    .await;
+    let first = PublisherDoor::rejoin(address, &second).await;
+    eventually("the second follows it again", || async {
+        second.metric("hermes_kv_events_replicas") == 1
+    })
+    .await;
+    let engine = seen_by(&first, engine);
+    subscribed(&engine).await;
+    let engine = seen_by(&second, engine);
+    engine.ask_all([100]).await;
+    engine.await_estimates((0..4).chain([100])).await;
+    assert_eq!(engine.standing(), "synced");
+}
+
+#[tokio::test]
+async fn a_subscriber_that_is_no_replica_gets_nothing() {
+    let door = PublisherDoor::open("{}").await;
+    let stream = shaking(&door, b"SUB").await;
+    closed(stream).await;
+    eventually("it is counted", || async {
+        door.arrivals("no_handshake") == 1
+    })
+    .await;
 }

@@ -27,13 +27,38 @@ impl PublisherDoor {
 
     pub(super) async fn open_at(address: SocketAddr, yaml: &str) -> Self {
         let listener = TcpListener::bind(address).await.expect("the port is free");
+        Self::serve(listener, yaml, Vec::new())
+    }
+
+    /// Those of two replicas, which share what they receive.
+    pub(super) async fn open_two(yaml: &str) -> [Self; 2] {
+        let bind = || async { TcpListener::bind("127.0.0.1:0").await.expect("a free port") };
+        let listeners = [bind().await, bind().await];
+        let address = |listener: &TcpListener| listener.local_addr().expect("an address");
+        let replicas: Vec<String> = listeners
+            .iter()
+            .map(|one| address(one).to_string())
+            .collect();
+        listeners.map(|listener| Self::serve(listener, yaml, replicas.clone()))
+    }
+
+    /// The door of a replica that restarts at this address, beside another one.
+    pub(super) async fn rejoin(address: SocketAddr, other: &Self) -> Self {
+        let listener = TcpListener::bind(address).await.expect("the port is free");
+        let replicas = [address, other.address].map(|address| address.to_string());
+        Self::serve(listener, "{}", replicas.into())
+    }
+
+    fn serve(listener: TcpListener, yaml: &str, replicas: Vec<String>) -> Self {
         let address = listener.local_addr().expect("an address");
         let mut registry = Registry::default();
         let metrics = KvEventsMetrics::register(&mut registry);
         let events = follower_with(yaml, &metrics);
         let followed = Arc::clone(&events);
         let pools = Box::new(move || vec![(Arc::from("a"), Arc::clone(&followed))]);
-        let listener = KvEventsListener::new(vec![listener], pools, metrics);
+        let seed = u64::from(address.port());
+        let listener =
+            KvEventsListener::new(vec![listener], pools, metrics, seed).shared_with(replicas);
         Self {
             address,
             events,

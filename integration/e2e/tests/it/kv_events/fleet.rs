@@ -1,8 +1,11 @@
 //! KV events in a whole fleet: publishers discovered from engines, followed as configured, and
 //! shown on the debug page.
 
-use hermes_bench::fleet::{Fleet, Scene, instant};
-use hermes_engine_sim::EngineConfig;
+use std::{net::SocketAddr, path::Path};
+
+use hermes_bench::fleet::{Fleet, Plane, Scene, control_plane_with, instant};
+use hermes_control_plane::app::{ConfigSource, ControlPlane, Options};
+use hermes_engine_sim::{Engine, EngineConfig, KvEventsConfig};
 use serde_json::{Value, json};
 
 use super::watched::publishing;
@@ -76,6 +79,58 @@ async fn publishers_are_discovered_from_engines_and_shown_on_the_debug_page() {
         metric(&admin, failed).await > 0.0,
         "the third is looked for in vain"
     );
+}
+
+/// A replica that publishers can dial, and that shares what they say with these.
+async fn replica(config: &Path, replicas: &[SocketAddr]) -> Plane<ControlPlane> {
+    let options = Options {
+        kv_events: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+        kv_events_replicas: replicas.iter().map(SocketAddr::to_string).collect(),
+        ..Options::local(ConfigSource::File(config.to_owned()))
+    };
+    control_plane_with(options).await.expect("starts")
+}
+
+#[tokio::test]
+async fn replicas_share_the_events_of_an_engine_that_dials_one_of_them() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("hermes.yaml");
+    let write = |url: &str| {
+        let pool = format!("pools: [{{name: chat, endpoints: ['{url}'], kvEvents: {{}}}}]");
+        std::fs::write(&file, pool).expect("written");
+    };
+    write("http://127.0.0.1:9");
+    // It admits the other one by its address; the port is not looked at.
+    let first = replica(&file, &[([127, 0, 0, 1], 9).into()]).await;
+    let dialed = first.bound.kv_events[0];
+    let second = replica(&file, &[dialed]).await;
+    let config = EngineConfig {
+        kv_events: Some(KvEventsConfig {
+            connect: Some(dialed.to_string()),
+            topic: "kv@{address}@sim".to_owned(),
+            ..KvEventsConfig::default()
+        }),
+        ..publishing(1_000)
+    };
+    let engine = Engine::start(config).await.expect("starts");
+    write(&engine.url());
+    for (at, replica) in [&first, &second].into_iter().enumerate() {
+        let admin = format!("http://{}", replica.bound.admin.expect("an admin port"));
+        let asked = std::cell::Cell::new(at as u32 * 1_000);
+        eventually("the engine's stream is synced", || async {
+            asked.set(asked.get() + 1);
+            let tokens = [vec![asked.get(); 8], vec![1]].concat();
+            let body = json!({"model": "sim", "prompt": tokens, "max_tokens": 1});
+            let url = format!("{}/v1/completions", engine.url());
+            assert_eq!(send(client().post(url).json(&body)).await.status(), 200);
+            let synced = "hermes_kv_events_streams{pool=\"chat\",state=\"synced\"}";
+            metric(&admin, synced).await == 1.0
+        })
+        .await;
+    }
+    let admin = format!("http://{}", second.bound.admin.expect("an admin port"));
+    assert_eq!(metric(&admin, "hermes_kv_events_replicas").await, 1.0);
+    assert_eq!(metric(&admin, "hermes_kv_events_connections").await, 0.0);
 }
 
 #[tokio::test]
