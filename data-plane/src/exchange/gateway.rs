@@ -131,8 +131,17 @@ impl GatewayExchange {
         let meter = Meter::begin(guard, attempt, (status, class), responses);
         self.phase = ExchangePhase::Answering(Box::new(meter));
         if !answer.shows_body {
+            // Nothing will show its end, which is that of the stream.
             self.piece(Bytes::new());
+            if let ExchangePhase::Answering(meter) = &mut self.phase {
+                meter.complete();
+            }
         }
+    }
+
+    /// Whether an answer has begun of which the gateway shows the head alone.
+    pub(crate) const fn is_hidden(&self) -> bool {
+        !self.shows_body
     }
 
     /// Whether pieces of the answer may change as they pass.

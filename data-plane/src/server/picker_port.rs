@@ -4,6 +4,10 @@
 //!   gateway ─▶ accept ─▶ worker 0, 1, 0, … : TLS handshake, if there are certificates ─▶ HTTP/2 ─▶ ExtProcService
 //! ```
 //!
+//! When the drain begins, the health checks of this port fail at once, and everything else goes on for
+//! [`NOTICE`]: a gateway that asks for its requests' destination has no other way to be refused than
+//! by an error for its client.
+//!
 //! A gateway opens few connections, one for each of its own threads, and keeps them: the kernel's
 //! spreading of connections over listeners would leave workers without one.
 
@@ -35,6 +39,10 @@ const STREAMS: u32 = 1_024;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// How long gateways may take to notice that this process drains, by its health checks or by a
+/// changed list of addresses.
+const NOTICE: Duration = Duration::from_secs(5);
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -78,19 +86,28 @@ impl PickerPort {
         }
     }
 
-    /// Accepts connections until the drain begins.
+    /// Resolves when gateways have had their time to notice the drain.
+    async fn noticed(&self) {
+        self.drain.draining().await;
+        tokio::select! {
+            () = sleep(NOTICE) => {}
+            () = self.drain.forced() => {}
+        }
+    }
+
+    /// Accepts connections until gateways have noticed that the drain has begun.
     async fn accept(
         &self,
         listener: &TcpListener,
         workers: &[WorkerRuntime],
         connections: &mut JoinSet<()>,
     ) {
-        let draining = self.drain.draining();
-        tokio::pin!(draining);
+        let noticed = self.noticed();
+        tokio::pin!(noticed);
         let mut turns = (0..workers.len()).cycle();
         loop {
             tokio::select! {
-                () = &mut draining => return,
+                () = &mut noticed => return,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
                 accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                     Ok((stream, gateway)) => {
@@ -156,7 +173,7 @@ impl PickerPort {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let service = self.service;
+        let service = self.service.clone();
         let service = service_fn(move |call: http::Request<Incoming>| {
             let service = service.clone();
             async move { Ok::<_, Infallible>(service.call(call, gateway).await) }
@@ -171,10 +188,9 @@ impl PickerPort {
             .keep_alive_timeout(KEEP_ALIVE)
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
-        let draining = self.drain.draining();
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = draining => {
+            () = self.noticed() => {
                 // Streams that are open finish; the gateway asks another picker from now on.
                 connection.as_mut().graceful_shutdown();
                 connection.await

@@ -8,7 +8,8 @@ use std::{collections::HashMap, time::Duration};
 use hermes_proto::{
     Kind as ValueKind, Struct, Value,
     ext_proc::{
-        HttpTrailers, Metadata, body_mutation::Mutation, processing_response::Response as Answer,
+        HttpTrailers, Metadata, ProtocolConfiguration, body_mutation::Mutation,
+        processing_response::Response as Answer,
     },
 };
 use proptest::{prelude::*, sample::Index};
@@ -99,6 +100,30 @@ async fn a_gateway_that_leaves_at_any_point_leaves_nothing_behind() {
         let ended = context.events().last() == Some(&"finished");
         assert_eq!(ended, stage > 1, "stage {stage}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_of_which_only_the_head_is_shown_ends_with_its_stream() {
+    let mut context = Context::open();
+    let mut gateway = context.stream();
+    gateway.send_message(ProcessingRequest {
+        request: Some(head("POST", "/v1/chat/completions", false)),
+        protocol_config: Some(ProtocolConfiguration {
+            request_body_mode: BodySendMode::FullDuplexStreamed.into(),
+            response_body_mode: BodySendMode::None.into(),
+            ..ProtocolConfiguration::default()
+        }),
+        ..ProcessingRequest::default()
+    });
+    gateway.send(Kind::RequestBody(body(CLEANED.as_bytes(), true)));
+    assert!(destination(&gateway.next().await).is_some());
+    gateway.next().await;
+    gateway.send(answer_head("200", false));
+    gateway.next().await;
+    assert_eq!(context.in_flight(), 1, "the answer goes on");
+    drop(gateway);
+    assert_eq!((context.in_flight(), context.served()), (0, 1));
+    assert_eq!(context.events(), ["started", "first byte", "finished"]);
 }
 
 #[tokio::test]

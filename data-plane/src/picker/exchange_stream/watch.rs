@@ -71,10 +71,7 @@ where
         let message = match message {
             Some(Ok(message)) => message,
             // It shows nothing of the body: the stream ends with the answer.
-            Some(Err(_)) | None if rules.modes.answer == BodyMode::Hidden => {
-                exchange.complete();
-                return Ok(PickerStreamEnd::Served);
-            }
+            Some(Err(_)) | None if exchange.is_hidden() => return Ok(PickerStreamEnd::Served),
             Some(Err(error)) => {
                 tracing::debug!(%error, "a gateway's stream broke");
                 return Ok(PickerStreamEnd::Left);

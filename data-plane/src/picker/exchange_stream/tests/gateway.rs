@@ -26,7 +26,10 @@ use crate::{
     place::Placer,
     request::admission::AdmissionLimit,
     sync::RoutingState,
-    telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
+    telemetry::{
+        access_log::AccessLog,
+        metrics::{ProxyMetrics, RequestOutcome},
+    },
     view::RoutingView,
 };
 
@@ -108,6 +111,13 @@ impl Context {
 
     pub(super) fn ended(&self, end: PickerStreamEnd) -> u64 {
         self.door.metrics.picker.ends[end].get()
+    }
+
+    /// Requests that were answered to their end.
+    pub(super) fn served(&self) -> u64 {
+        let view = self.door.routing.view.load();
+        let pool = &view.as_ref().expect("a view").pools[0];
+        pool.models.get(None).requests[RequestOutcome::Ok].get()
     }
 
     /// Requests in flight at both endpoints.

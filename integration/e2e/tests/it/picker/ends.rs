@@ -67,7 +67,7 @@ async fn health(channel: Channel, service: &str) -> Option<ServingStatus> {
 }
 
 #[tokio::test]
-async fn a_draining_picker_finishes_open_streams_and_takes_no_new_connection() {
+async fn a_draining_picker_serves_until_gateways_can_have_noticed_and_finishes_open_streams() {
     let (mut fleet, gateway) = start(slow(1)).await;
     let proxy = fleet.proxies.pop().expect("one");
     let address = proxy.bound.picker.expect("a door");
@@ -77,11 +77,19 @@ async fn a_draining_picker_finishes_open_streams_and_takes_no_new_connection() {
         let status = health(channel.clone(), service).await;
         assert_eq!(status, Some(ServingStatus::Serving), "{service}");
     }
-    assert_eq!(health(channel, "unknown").await, None);
+    assert_eq!(health(channel.clone(), "unknown").await, None);
 
     let (mut stream, picked) = gateway.ask(&chat(false, 10)).await;
     let answer = picked.endpoint().send(0).await;
     proxy.terminate();
+    let is_failing = async || {
+        let status = health(channel.clone(), "readiness").await;
+        status == Some(ServingStatus::NotServing)
+    };
+    eventually("its health checks fail", is_failing).await;
+    let (late, picked) = gateway.ask(&chat(false, 1)).await;
+    picked.endpoint();
+    drop(late);
     eventually("new connections are refused", || async {
         TcpStream::connect(address).await.is_err()
     })
