@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { client, eventually, model, router, running } from "./fleet.mjs";
+import { client, eventually, model, rewritten, router, running } from "./fleet.mjs";
 
 const messages = [{ role: "user", content: "What do messengers do?" }];
 
@@ -17,6 +17,24 @@ test("a streamed answer has the text of a whole one", async () => {
   }
   assert.equal(pieces.filter(Boolean).length, 12);
   assert.equal(pieces.join(""), whole.choices[0].message.content);
+});
+
+test("a rewritten model comes back as it was asked for, whole, streamed and in responses", async () => {
+  const openai = client();
+  const whole = await openai.chat.completions.create({ model: rewritten, messages, max_tokens: 4 });
+  assert.equal(whole.model, rewritten);
+  const stream = await openai.chat.completions.create({ model: rewritten, messages, max_tokens: 4, stream: true });
+  for await (const chunk of stream) {
+    assert.equal(chunk.model, rewritten);
+  }
+  const events = await openai.responses.create({ model: rewritten, input: "hi", max_output_tokens: 4, stream: true });
+  const models = [];
+  for await (const event of events) {
+    if (event.response) {
+      models.push(event.response.model);
+    }
+  }
+  assert.ok(models.length >= 2 && models.every((name) => name === rewritten), models.join());
 });
 
 test("usage comes last when it is asked for", async () => {

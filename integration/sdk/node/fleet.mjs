@@ -15,6 +15,8 @@ export const router = setting("ROUTER");
 export const engines = setting("ENGINES").split(",");
 export const model = setting("MODEL");
 export const adapter = setting("ADAPTER");
+/** A name that the router rewrites to the adapter's. */
+export const rewritten = setting("REWRITTEN");
 export const keyed = setting("KEYED");
 export const key = setting("KEY");
 

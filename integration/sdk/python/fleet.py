@@ -45,6 +45,8 @@ class Fleet:
     engines: tuple[Engine, ...]
     model: str
     adapter: str
+    """A name that the router rewrites to the adapter's."""
+    rewritten: str
     """A router whose engines ask for `key`."""
     keyed_url: str
     key: str
@@ -63,9 +65,9 @@ class Fleet:
 
 def from_environment() -> Fleet:
     """The fleet that `run` has started."""
-    names = ("ROUTER", "ENGINES", "MODEL", "ADAPTER", "KEYED", "KEY")
-    url, engines, model, adapter, keyed_url, key = (os.environ[f"HERMES_SDK_{name}"] for name in names)
-    return Fleet(url, tuple(map(Engine, engines.split(","))), model, adapter, keyed_url, key)
+    names = ("ROUTER", "ENGINES", "MODEL", "ADAPTER", "REWRITTEN", "KEYED", "KEY")
+    url, engines, model, adapter, rewritten, keyed_url, key = (os.environ[f"HERMES_SDK_{name}"] for name in names)
+    return Fleet(url, tuple(map(Engine, engines.split(","))), model, adapter, rewritten, keyed_url, key)
 
 
 def eventually(holds: Callable[[], bool], what: str, seconds: float = 10.0) -> None:

@@ -32,6 +32,17 @@ def test_a_streamed_answer_has_the_text_of_a_whole_one(client: OpenAI, fleet: Fl
     assert len([piece for piece in pieces if piece]) == 12
 
 
+def test_a_rewritten_model_comes_back_as_it_was_asked_for(client: OpenAI, fleet: Fleet) -> None:
+    create = client.chat.completions.create
+    target = create(model=fleet.adapter, messages=HELLO, max_tokens=8)
+    whole = create(model=fleet.rewritten, messages=HELLO, max_tokens=8)
+    chunks = list(create(model=fleet.rewritten, messages=HELLO, max_tokens=8, stream=True))
+    assert whole.model == fleet.rewritten
+    assert {chunk.model for chunk in chunks} == {fleet.rewritten}
+    assert whole.choices[0].message.content == target.choices[0].message.content
+    assert fleet.rewritten in [model.id for model in client.models.list()]
+
+
 def test_chunks_arrive_while_the_engine_still_generates(client: OpenAI, fleet: Fleet) -> None:
     with client.chat.completions.create(model=fleet.model, messages=HELLO, max_tokens=200, stream=True) as stream:
         first = next(chunk for chunk in stream if chunk.choices[0].delta.content)
