@@ -5,6 +5,7 @@
 //! | `/debug/snapshot` | the newest snapshot, and every endpoint's load, health and age of figures |
 //! | `/debug/score?pool=NAME[&model=NAME][&prompt_bytes=N]` | what a request like this would be answered, with every number; books nothing |
 //! | `/debug/kv-events` | how every stream of KV events is doing |
+//! | `/debug/objects` | what became of each object that is configuration |
 //! | `POST /debug/kv-events?pool=NAME` with `{"tokens": […]}` | what these streams know of a prompt, by endpoint and tier |
 //!
 //! Probes and metrics are `hermes_runtime`'s. No page holds a secret: URLs carry no credentials,
@@ -26,7 +27,7 @@ use http::StatusCode;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::pools::PoolDirectory;
+use crate::{objects::ObjectsPage, pools::PoolDirectory};
 
 pub(crate) use self::state_metrics::StateCollector;
 
@@ -37,6 +38,8 @@ pub(crate) struct DebugPages {
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Loads and choices.
     pub(crate) pools: Arc<PoolDirectory>,
+    /// What became of each object.
+    pub(crate) objects: watch::Receiver<Arc<ObjectsPage>>,
     /// This replica's name.
     pub(crate) replica: Arc<str>,
 }
@@ -58,13 +61,17 @@ impl DebugPages {
     /// Adds the pages to `admin`.
     #[must_use]
     pub(crate) fn add_to(self, admin: Admin) -> Admin {
-        let (world, score, events) = (self.clone(), self.clone(), self);
+        let (world, score, objects, events) = (self.clone(), self.clone(), self.clone(), self);
         admin
             .route("/debug/snapshot", move |_query, _body| {
                 std::future::ready(world.snapshot())
             })
             .route("/debug/score", move |query, _body| {
                 std::future::ready(score.score(&query))
+            })
+            .route("/debug/objects", move |_query, _body| {
+                let page = Arc::clone(&objects.objects.borrow());
+                std::future::ready(json(&*page))
             })
             .route("/debug/kv-events", move |query, body| {
                 std::future::ready(kv_events::page(&events.pools, &query, body.as_ref()))

@@ -47,7 +47,7 @@ use crate::{
     engines::{self, EngineProbes, ScrapeMetrics},
     events::EventRecorder,
     metrics::ControlPlaneMetrics,
-    objects::{ObjectFeed, ObjectMetrics},
+    objects::{MergedConfig, ObjectFeed, ObjectMetrics, ObjectsPage},
     pipeline::{DiscoverySupervisor, Pipeline, PipelineHandles, QUEUE, ReadinessGates},
     pools::{PoolDirectory, PoolResourceRegistry, queue_ticker},
     serve::{self, ConnectedProxies, GrpcListener, GrpcState},
@@ -85,6 +85,12 @@ struct StartupParts {
     kv_events_metrics: KvEventsMetrics,
     pools: Arc<PoolDirectory>,
 }
+
+/// The newest snapshot.
+type NewestSnapshot = watch::Receiver<Arc<Snapshot>>;
+
+/// What became of each object at last.
+type NewestObjects = watch::Receiver<Arc<ObjectsPage>>;
 
 /// Starts a control plane that ends with `drain`.
 ///
@@ -124,13 +130,14 @@ pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, Start
             until_drain(drain.clone(), recorder.follow(status)),
         );
     }
-    let snapshots = parts.run_pipeline(feed, kube, &tasks, &drain)?;
+    let (snapshots, objects) = parts.run_pipeline(feed, kube, &tasks, &drain)?;
     let publishers = (publisher_listeners, kv_events_replicas);
     parts.accept_publishers(publishers, &tasks, &drain);
     let state = parts.state(snapshots.clone(), closing.clone(), subscribers.clone());
     let pages = DebugPages {
         snapshots,
         pools: Arc::clone(&parts.pools),
+        objects,
         replica: Arc::clone(&parts.replica),
     };
     let StartupParts {
@@ -297,7 +304,7 @@ impl StartupParts {
         kube: Option<kube::Client>,
         tasks: &Tasks,
         drain: &Drain,
-    ) -> Result<watch::Receiver<Arc<Snapshot>>, StartError> {
+    ) -> Result<(NewestSnapshot, NewestObjects), StartError> {
         let (updates, queued_updates) = mpsc::channel(QUEUE);
         let (results, queued_results) = mpsc::channel(QUEUE);
         let settings = engines::ProbeSettings {
@@ -329,21 +336,7 @@ impl StartupParts {
             handles,
             self.metrics.clone(),
         );
-        let (merged, newest) = watch::channel(None);
-        let objects = ObjectFeed {
-            file: feed.file(),
-            merged: Arc::new(merged),
-            client: Arc::new(OnceCell::new_with(kube)),
-            note: Arc::new(self.readiness.note("inference pools")),
-            metrics: ObjectMetrics::register(&mut self.registry),
-        };
-        tasks.spawn(
-            "objects",
-            until_drain(drain.clone(), async move {
-                let _following = RestartedTask::spawn("objects", move || objects.clone().run());
-                pending::<()>().await;
-            }),
-        );
+        let (newest, objects) = self.run_objects(&feed, kube, tasks, drain);
         tasks.spawn(
             "config",
             until_drain(
@@ -360,7 +353,36 @@ impl StartupParts {
             "pipeline",
             until_drain(drain.clone(), pipeline.run(queued_updates, queued_results)),
         );
-        Ok(snapshots)
+        Ok((snapshots, objects))
+    }
+
+    /// Starts the watches of objects that are configuration. Returns the configuration with them,
+    /// and what became of each.
+    fn run_objects(
+        &mut self,
+        feed: &ConfigFeed,
+        kube: Option<kube::Client>,
+        tasks: &Tasks,
+        drain: &Drain,
+    ) -> (watch::Receiver<MergedConfig>, NewestObjects) {
+        let (merged, newest) = watch::channel(None);
+        let (page, rows) = watch::channel(Arc::default());
+        let objects = ObjectFeed {
+            file: feed.file(),
+            merged: Arc::new(merged),
+            client: Arc::new(OnceCell::new_with(kube)),
+            page: Arc::new(page),
+            note: Arc::new(self.readiness.note("inference pools")),
+            metrics: ObjectMetrics::register(&mut self.registry),
+        };
+        tasks.spawn(
+            "objects",
+            until_drain(drain.clone(), async move {
+                let _following = RestartedTask::spawn("objects", move || objects.clone().run());
+                pending::<()>().await;
+            }),
+        );
+        (newest, rows)
     }
 
     fn state(

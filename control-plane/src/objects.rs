@@ -35,6 +35,7 @@ mod kind;
 mod metrics;
 mod model;
 mod objective;
+mod page;
 mod pool;
 mod pool_reference;
 mod rewrite;
@@ -46,4 +47,5 @@ mod verdict;
 pub(crate) use self::{
     feed::{MergedConfig, ObjectFeed},
     metrics::ObjectMetrics,
+    page::ObjectsPage,
 };

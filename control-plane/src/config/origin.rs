@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use serde::Serialize;
+
 /// Where a fragment is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConfigOrigin {
@@ -14,7 +16,7 @@ pub enum ConfigOrigin {
 }
 
 /// An object of Kubernetes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ObjectReference {
     /// Its kind, such as `InferencePool`.
     pub kind: &'static str,

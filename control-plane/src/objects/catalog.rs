@@ -38,6 +38,8 @@ pub(crate) struct CatalogEntry {
     pub(crate) generation: i64,
     /// The last specification that can be used, and its generation.
     pub(crate) usable: Option<(i64, ObjectSpec)>,
+    /// Whether that is the newest one.
+    pub(crate) is_newest_usable: bool,
     /// What is wrong with the newest specification.
     pub(crate) faults: ConfigErrors,
     /// What its status says.
@@ -60,9 +62,13 @@ pub(crate) enum ObjectSpec {
 // === ObjectCatalog ===
 
 impl ObjectCatalog {
-    /// Takes in the newest version of an object. Returns whether that is news.
+    /// Takes in the newest version of an object; one that is being deleted is gone. Returns whether
+    /// that is news.
     pub(crate) fn apply(&mut self, kind: ObjectKind, object: &DynamicObject) -> bool {
         let key = key(kind, &object.metadata);
+        if object.metadata.deletion_timestamp.is_some() {
+            return self.objects.remove(&key).is_some();
+        }
         let before = self.objects.get(&key);
         if before.is_none() && self.objects.len() >= MAX_OBJECTS {
             tracing::warn!(
@@ -119,6 +125,7 @@ impl CatalogEntry {
         let (spec, faults) = ObjectSpec::read(kind, object);
         // An object that was created again is another one.
         let known = before.filter(|before| before.created == created);
+        let is_newest_usable = spec.is_some();
         let usable = match spec {
             Some(spec) => Some((generation, spec)),
             None => known.and_then(|before| before.usable.clone()),
@@ -127,6 +134,7 @@ impl CatalogEntry {
             created,
             generation,
             usable,
+            is_newest_usable,
             faults,
             observed: ObservedCondition::read(&object.data),
         }

@@ -281,7 +281,7 @@ impl CatalogEntry {
         if self.faults.is_empty() {
             return ObjectVerdict::Accepted(None);
         }
-        if *in_use == self.generation {
+        if self.is_newest_usable {
             return ObjectVerdict::Accepted(Some(format!("in use except for: {}", self.faults)));
         }
         ObjectVerdict::Refused {

@@ -18,6 +18,7 @@ use super::{
     compile::{CompiledObjects, compile},
     kind::ObjectKind,
     metrics::ObjectMetrics,
+    page::ObjectsPage,
     status::{self, StatusBoard},
     store::{KindSink, ObjectStore, WatchKey},
 };
@@ -44,6 +45,8 @@ pub(crate) struct ObjectFeed {
     pub(crate) merged: Arc<watch::Sender<MergedConfig>>,
     /// The API server, as soon as it is needed.
     pub(crate) client: Arc<OnceCell<Client>>,
+    /// What became of each object, for `/debug/objects`.
+    pub(crate) page: Arc<watch::Sender<Arc<ObjectsPage>>>,
     /// What is awaited, on `/readyz`.
     pub(crate) note: Arc<Note>,
     pub(crate) metrics: ObjectMetrics,
@@ -59,6 +62,7 @@ impl ObjectFeed {
             let Some(pools) = &config.inference_pools else {
                 self.note.clear();
                 self.metrics.count(&BTreeMap::new());
+                self.page.send_replace(Arc::default());
                 self.publish(config);
                 if self.file.changed().await.is_err() {
                     return;
@@ -124,6 +128,8 @@ impl ObjectFeed {
     /// Publishes the configuration of the file with the objects.
     fn merge(&self, config: &Config, compiled: CompiledObjects) {
         self.metrics.count(&compiled.verdicts);
+        self.page
+            .send_replace(Arc::new(ObjectsPage::of(&compiled.verdicts)));
         let CompiledObjects { fragments, .. } = compiled;
         let (merged, refused) = config.with_objects(fragments);
         match &refused[..] {

@@ -151,7 +151,7 @@ impl KindLabel {
 // === ObjectState ===
 
 impl ObjectState {
-    fn of(verdict: &ObjectVerdict) -> Self {
+    pub(super) fn of(verdict: &ObjectVerdict) -> Self {
         match verdict {
             ObjectVerdict::Accepted(None) => Self::Accepted,
             ObjectVerdict::Accepted(Some(_)) => Self::Partial,

@@ -66,6 +66,17 @@ fn an_object_that_was_created_again_inherits_nothing() {
 }
 
 #[test]
+fn an_object_that_waits_for_its_finalizers_is_gone() {
+    let mut catalog = ObjectCatalog::default();
+    let mut pool = object("a", 1, pool_spec());
+    catalog.apply(ObjectKind::Pool, &pool);
+    pool.metadata.deletion_timestamp = pool.metadata.creation_timestamp.clone();
+    assert!(catalog.apply(ObjectKind::Pool, &pool));
+    assert!(ports(&catalog).is_empty());
+    assert!(!catalog.delete(ObjectKind::Pool, "ai", "a"), "no news");
+}
+
+#[test]
 fn what_has_no_bearing_is_no_news() {
     let mut catalog = ObjectCatalog::default();
     let mut annotated = object("a", 1, pool_spec());

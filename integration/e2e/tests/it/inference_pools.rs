@@ -82,8 +82,13 @@ impl Router {
     }
 
     async fn readyz(&self) -> (u16, String) {
+        self.control_page("/readyz").await
+    }
+
+    /// A page of the control plane's admin port.
+    async fn control_page(&self, path: &str) -> (u16, String) {
         let admin: SocketAddr = self.control.bound.admin.expect("an admin port");
-        let response = http().get(format!("http://{admin}/readyz")).send().await;
+        let response = http().get(format!("http://{admin}{path}")).send().await;
         let response = response.expect("answers");
         let status = response.status().as_u16();
         (status, response.text().await.expect("text"))
@@ -201,6 +206,9 @@ async fn a_faulty_version_of_a_pool_leaves_it_and_others_in_use() {
         .await_status("a pool that came later is served", "llama", 200)
         .await;
     assert_eq!(router.ask("qwen").await.0, 200, "by the last good version");
+    let (_, page) = router.control_page("/debug/objects").await;
+    assert!(page.contains(r#""state":"refused""#), "{page}");
+    assert!(page.contains("spec.selector.app"), "{page}");
 }
 
 #[tokio::test]
