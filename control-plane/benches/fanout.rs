@@ -95,7 +95,7 @@ impl Restart {
             epoch: Epoch(1),
             version: Version(version),
             pools: vec![Arc::new(pool)].into(),
-            settings: Arc::default(),
+            ..Snapshot::default()
         }
     }
 }

@@ -32,7 +32,9 @@ use std::{
 
 use hermes_core::{
     collection::Collection,
+    listener::Listener,
     policy::ProxySettings,
+    route::Route,
     snapshot::{EndpointId, Epoch, Pool, Snapshot, Version},
 };
 
@@ -112,6 +114,8 @@ pub(crate) struct Cluster {
     /// `None` until the first configuration.
     settings: Option<Arc<ProxySettings>>,
     pools: BTreeMap<Arc<str>, PoolState>,
+    routes: Collection<Route>,
+    listeners: Collection<Listener>,
     /// The pool of every endpoint.
     pool_of: HashMap<EndpointId, Arc<str>>,
     next_source: u64,
@@ -167,6 +171,8 @@ impl Cluster {
         Self {
             settings: None,
             pools: BTreeMap::new(),
+            routes: Collection::default(),
+            listeners: Collection::default(),
             pool_of: HashMap::new(),
             next_source: 0,
             shared_models: SharedModels::default(),
@@ -202,7 +208,10 @@ impl Cluster {
                 .iter()
                 .zip(&last.pools)
                 .all(|(a, b)| Arc::ptr_eq(a, b));
-        if unchanged && *settings == *last.settings && last.version > Version(0) {
+        let (routes, listeners) = (self.routes.clone(), self.listeners.clone());
+        let is_same_entry = routes == last.routes && listeners == last.listeners;
+        let is_same = unchanged && is_same_entry && *settings == *last.settings;
+        if is_same && last.version > Version(0) {
             return None;
         }
         let version = Version(last.version.0 + 1);
@@ -210,6 +219,8 @@ impl Cluster {
             epoch: last.epoch,
             version,
             pools,
+            routes,
+            listeners,
             settings,
         });
         self.shared_models.update(&self.published);
@@ -277,6 +288,7 @@ impl Cluster {
             let state = PoolState::configured(pool, old, &mut self.next_source, now);
             self.pools.insert(Arc::clone(&pool.name), state);
         }
+        (self.routes, self.listeners) = (config.routes.clone(), config.listeners.clone());
         if self.settings.as_deref() != Some(&config.settings) {
             self.settings = Some(Arc::new(config.settings.clone()));
         }

@@ -30,6 +30,7 @@ pub mod inference_pools;
 mod key;
 mod kv_events;
 mod kv_manager;
+mod listener;
 mod merge;
 mod names;
 mod node;
@@ -40,6 +41,7 @@ mod policy;
 mod pool;
 pub mod reference;
 mod rewrites;
+mod route;
 mod section;
 mod settings;
 mod size;
@@ -50,10 +52,14 @@ mod tokenizer;
 mod tree;
 pub mod watch;
 
-use hermes_core::policy::{PoolPolicy, ProxySettings};
+use hermes_core::{
+    collection::Collection,
+    listener::Listener,
+    policy::{PoolPolicy, ProxySettings},
+    route::Route,
+};
 use serde_json::{Value, json};
 
-use self::section::Section;
 pub use self::{
     collector::CollectorConfig,
     endpoint_tls::{AuthorityFiles, EndpointTlsConfig},
@@ -71,6 +77,7 @@ pub(crate) use self::{
     node::{Node, whole},
     source::{SelectorLabels, read_labels},
 };
+use self::{listener::ListenerFragment, route::RouteFragment, section::Section};
 
 /// Largest configuration file that is read; a ConfigMap cannot be larger either.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -80,6 +87,12 @@ pub const MAX_POOLS: usize = 256;
 
 /// Most static endpoints in one configuration, over all pools.
 pub const MAX_ENDPOINTS: usize = 10_000;
+
+/// Most routes in one configuration.
+pub const MAX_ROUTES: usize = 1_000;
+
+/// Most listeners in one configuration.
+pub const MAX_LISTENERS: usize = 64;
 
 /// The name of the pool that the block `app` and `hermes serve` make.
 pub const DEFAULT_POOL: &str = "default";
@@ -92,6 +105,10 @@ pub struct Config {
     pub pools: Vec<PoolConfig>,
     /// Which objects of Kubernetes are pools, too, if any.
     pub inference_pools: Option<Box<InferencePoolsConfig>>,
+    /// Which requests go where, beside the choice by model; at most [`MAX_ROUTES`].
+    pub routes: Collection<Route>,
+    /// Ports of the proxies beside their usual one; at most [`MAX_LISTENERS`].
+    pub listeners: Collection<Listener>,
     /// What applies to every request before its pool is known.
     pub settings: ProxySettings,
     /// What is accepted but probably not intended; one sentence each, for the log.
@@ -103,6 +120,8 @@ pub struct Config {
 struct Document {
     pools: Vec<PoolFragment>,
     inference_pools: Option<Box<InferencePoolsConfig>>,
+    routes: Vec<RouteFragment>,
+    listeners: Vec<ListenerFragment>,
     settings: ProxySettings,
 }
 
@@ -164,29 +183,17 @@ impl Config {
                 pool,
             }],
             inference_pools: None,
+            routes: Vec::new(),
+            listeners: Vec::new(),
             settings: ProxySettings::default(),
         };
         Self::merge(Some(document), diagnostics)
     }
 
     fn merge(document: Option<Document>, diagnostics: Diagnostics) -> Result<Self, ConfigErrors> {
-        let document = document.map(
-            |Document {
-                 pools,
-                 inference_pools,
-                 settings,
-             }| {
-                let pools = merge::merge(pools, &diagnostics);
-                (pools, inference_pools, settings)
-            },
-        );
-        let ((pools, inference_pools, settings), warnings) = diagnostics.finish(document)?;
-        Ok(Self {
-            pools,
-            inference_pools,
-            settings,
-            warnings,
-        })
+        let merged = document.map(|document| document.merge(&diagnostics));
+        let (config, warnings) = diagnostics.finish(merged)?;
+        Ok(Self { warnings, ..config })
     }
 
     /// This configuration of a file with the pools of objects beside those of the file, and what is
@@ -229,10 +236,47 @@ impl Document {
             let fix = "set at least one pool, the block `app`, or `inferencePools`";
             top.error("pools", "missing", fix);
         }
+        let routes = top.list(
+            "routes",
+            0..=MAX_ROUTES,
+            "Which requests go to which pools, by host, path, method, headers and query, as an HTTPRoute of the Gateway API. \
+             A port to which none is attached chooses the pool by the model.",
+            route::read,
+        );
+        let listeners = top.list(
+            "listeners",
+            0..=MAX_LISTENERS,
+            "Ports of the proxies beside their usual one, opened and closed as the list changes.",
+            listener::read,
+        );
         Self {
             pools,
             inference_pools,
+            routes,
+            listeners,
             settings: settings::read(top),
+        }
+    }
+
+    /// The configuration, still without its warnings. Records what the parts of the file contradict
+    /// each other in.
+    fn merge(self, diagnostics: &Diagnostics) -> Config {
+        let pools = merge::merge(self.pools, diagnostics);
+        let listeners = listener::merge(self.listeners, diagnostics);
+        let names = pools.iter().map(|pool| &*pool.name).collect();
+        let known = route::KnownNames {
+            pools: names,
+            has_other_pools: self.inference_pools.is_some(),
+            listeners: listeners.iter().map(|listener| &*listener.name).collect(),
+        };
+        let routes = route::merge(self.routes, &known, diagnostics);
+        Config {
+            pools,
+            inference_pools: self.inference_pools,
+            routes: routes.into(),
+            listeners: listeners.into(),
+            settings: self.settings,
+            warnings: Vec::new(),
         }
     }
 }

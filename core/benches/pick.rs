@@ -174,7 +174,7 @@ mod delta {
             epoch: Epoch(1),
             version: Version(version),
             pools: vec![pool].into(),
-            settings: Arc::default(),
+            ..Snapshot::default()
         };
         (snapshot(1, Arc::new(less)), snapshot(2, whole))
     }

@@ -35,10 +35,12 @@ pub mod policy;
 pub mod prefix;
 pub mod query;
 pub mod rng;
+pub mod route_table;
 pub mod scheduler;
 pub mod stored_responses;
 
 pub use cluster::{
-    address, collection, delta, departures, inference_pool, load, rendezvous, rewrites, snapshot,
+    address, collection, delta, departures, inference_pool, listener, load, rendezvous, rewrites,
+    route, snapshot,
 };
 pub use health::{ejection, refusals, retry_budget};

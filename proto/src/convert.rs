@@ -9,8 +9,10 @@ mod delta;
 mod disaggregation;
 mod history;
 mod inference_pool;
+mod listener;
 mod load;
 mod policy;
+mod route;
 mod score;
 mod settings;
 

@@ -272,6 +272,26 @@ impl<'a> Section<'a> {
         self.value(names, ValueType::Text(expected), meaning, read, quoted)
     }
 
+    /// Text of which `parse` makes a value.
+    pub(super) fn parsed<T: Display>(
+        &mut self,
+        names: impl Into<KeyNames>,
+        expected: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+        meaning: impl Into<Cow<'static, str>>,
+    ) -> Reading<'_, 'a, T, impl Fn(&T) -> String> {
+        let read = |node: &Node<'a>| {
+            parse(node.text(expected)?).or_else(|| node.wrong(format!("expected {expected}")))
+        };
+        self.value(
+            names,
+            ValueType::Text(expected),
+            meaning,
+            read,
+            T::to_string,
+        )
+    }
+
     /// A list of text of which `of` says what it is; no item may occur twice.
     pub(super) fn texts<T>(
         &mut self,

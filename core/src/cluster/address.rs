@@ -24,7 +24,8 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 pub use self::text::{MAX_BASE_PATH, UrlParts, is_path};
 
 /// Whether a connection is secured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ServerScheme {
     /// Plain TCP.
     #[default]

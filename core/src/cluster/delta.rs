@@ -16,7 +16,9 @@ use std::sync::Arc;
 pub use self::holders::{HoldersDelta, ModelDelta};
 use crate::{
     collection::{CollectionDelta, ValueChange, WrongBase},
+    listener::Listener,
     policy::ProxySettings,
+    route::Route,
     snapshot::{Endpoint, EndpointId, Epoch, Pool, PoolSpec, Snapshot, Version},
 };
 
@@ -40,6 +42,10 @@ pub struct ContentDelta {
     pub settings: Option<Arc<ProxySettings>>,
     /// Pools.
     pub pools: CollectionDelta<Arc<str>, PoolDelta>,
+    /// Routes.
+    pub routes: CollectionDelta<Arc<str>, Arc<Route>>,
+    /// Listeners.
+    pub listeners: CollectionDelta<Arc<str>, Arc<Listener>>,
 }
 
 /// What happened to one pool.
@@ -108,6 +114,8 @@ impl ContentDelta {
         Self {
             settings: (!is_same).then(|| Arc::clone(&new.settings)),
             pools: CollectionDelta::between(&old.pools, &new.pools),
+            routes: CollectionDelta::between(&old.routes, &new.routes),
+            listeners: CollectionDelta::between(&old.listeners, &new.listeners),
         }
     }
 
@@ -130,6 +138,8 @@ impl ContentDelta {
             version: base.version,
             settings: Arc::clone(self.settings.as_ref().unwrap_or(&base.settings)),
             pools: self.pools.apply(&base.pools)?,
+            routes: self.routes.apply(&base.routes)?,
+            listeners: self.listeners.apply(&base.listeners)?,
         })
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!   Snapshot ─┬─ settings
+//!             ├─ routes, by name
+//!             ├─ listeners, by name
 //!             └─ pools, by name ── Pool ─┬─ spec
 //!                                        ├─ models, by name, each with its holders
 //!                                        └─ endpoints, by id
@@ -27,8 +29,10 @@ use crate::{
     address::ServerAddress,
     collection::{Collection, Keyed},
     inference_pool::{Objective, PickerReference},
+    listener::Listener,
     policy::{PairDialect, PoolPolicy, ProxySettings},
     rewrites::ModelRewrite,
+    route::Route,
 };
 
 /// Names one incarnation of one endpoint in one pool, equally in every control-plane replica.
@@ -195,6 +199,10 @@ pub struct Snapshot {
     pub version: Version,
     /// By name.
     pub pools: Collection<Pool>,
+    /// By name.
+    pub routes: Collection<Route>,
+    /// By name.
+    pub listeners: Collection<Listener>,
     /// What applies to every request before its pool is known.
     pub settings: Arc<ProxySettings>,
 }

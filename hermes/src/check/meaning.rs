@@ -10,8 +10,10 @@ use hermes_control_plane::{
     },
 };
 use hermes_core::{
+    listener::Listener,
     policy::{Strategy, TenantKey},
     rewrites::{ModelRewrite, RewriteTarget},
+    route::Route,
 };
 
 /// Shows a configuration to the person who wrote it.
@@ -25,6 +27,8 @@ impl fmt::Display for Meaning<'_> {
         let Config {
             pools,
             inference_pools,
+            routes,
+            listeners,
             settings,
             warnings,
         } = self.0;
@@ -37,6 +41,12 @@ impl fmt::Display for Meaning<'_> {
             let separator = if pools.is_empty() { "" } else { "\n" };
             write!(f, "{separator}inference pools: ")?;
             write_objects(f, objects)?;
+        }
+        for listener in listeners {
+            write_listener(f, listener)?;
+        }
+        for route in routes {
+            write_route(f, route)?;
         }
         let (body, requests) = (settings.max_body_bytes >> 10, settings.max_concurrent);
         write!(
@@ -58,6 +68,42 @@ fn write_objects(f: &mut fmt::Formatter<'_>, objects: &InferencePoolsConfig) -> 
         ObjectNamespaces::All => f.write_str("of all namespaces")?,
     }
     write!(f, ", strategy {}", objects.strategy().name())
+}
+
+fn write_listener(f: &mut fmt::Formatter<'_>, listener: &Listener) -> fmt::Result {
+    let Listener {
+        name,
+        address,
+        hostname,
+        tls,
+        routes_only: _,
+    } = listener;
+    write!(f, "\nlistener {name}: {address}")?;
+    if let Some(hostname) = hostname {
+        write!(f, ", for {hostname}")?;
+    }
+    match tls {
+        Some(tls) => write!(f, ", with the certificates {}", tls.certificates.join(", ")),
+        None => Ok(()),
+    }
+}
+
+fn write_route(f: &mut fmt::Formatter<'_>, route: &Route) -> fmt::Result {
+    let hosts: Vec<String> = route.hostnames.iter().map(ToString::to_string).collect();
+    let hosts = match &hosts[..] {
+        [] => "any host".to_owned(),
+        named => named.join(", "),
+    };
+    let listeners = match &route.listeners[..] {
+        [] => "the usual port".to_owned(),
+        named => named.join(", "),
+    };
+    let rules = route.rules.len();
+    write!(
+        f,
+        "\nroute {}: {hosts} on {listeners}, {rules} rules",
+        route.name
+    )
 }
 
 fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {

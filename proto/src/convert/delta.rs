@@ -6,7 +6,7 @@ use hermes_core::{
     collection::{CollectionDelta, Keyed, ValueChange},
     delta::{ContentDelta, HoldersDelta, ModelDelta, PoolDelta, SnapshotDelta},
     policy::ProxySettings,
-    snapshot::{Endpoint, EndpointId, Epoch, Model, Snapshot, Version},
+    snapshot::{EndpointId, Epoch, Model, Snapshot, Version},
 };
 
 use super::{Invalid, UNSORTED, cluster::pool_spec, each, required, sorted};
@@ -98,11 +98,24 @@ impl TryFrom<v1::Delta> for SnapshotDelta {
 
 impl From<&ContentDelta> for v1::Content {
     fn from(content: &ContentDelta) -> Self {
-        let ContentDelta { settings, pools } = content;
+        let ContentDelta {
+            settings,
+            pools,
+            routes,
+            listeners,
+        } = content;
         Self {
             settings: settings.as_deref().map(v1::Settings::from),
             pools: changed(pools, |set, gone| v1::Pools {
                 set: set.iter().map(v1::Pool::from).collect(),
+                gone: names(gone),
+            }),
+            routes: changed(routes, |set, gone| v1::Routes {
+                set: set.iter().map(|set| v1::Route::from(&**set)).collect(),
+                gone: names(gone),
+            }),
+            listeners: changed(listeners, |set, gone| v1::Listeners {
+                set: set.iter().map(|set| v1::Listener::from(&**set)).collect(),
                 gone: names(gone),
             }),
         }
@@ -113,15 +126,31 @@ impl TryFrom<v1::Content> for ContentDelta {
     type Error = Invalid;
 
     fn try_from(wire: v1::Content) -> Result<Self, Invalid> {
-        let v1::Content { settings, pools } = wire;
+        let v1::Content {
+            settings,
+            pools,
+            routes,
+            listeners,
+        } = wire;
         let settings = settings
             .map(ProxySettings::try_from)
             .transpose()
             .map_err(|e| e.inside("settings"))?;
         let v1::Pools { set, gone } = pools.unwrap_or_default();
+        let (routes, listeners) = (routes.unwrap_or_default(), listeners.unwrap_or_default());
         Ok(Self {
             settings: settings.map(Arc::new),
             pools: collection("pools", each(set, "pools.set")?, keys(gone))?,
+            routes: collection(
+                "routes",
+                shared(routes.set, "routes.set")?,
+                keys(routes.gone),
+            )?,
+            listeners: collection(
+                "listeners",
+                shared(listeners.set, "listeners.set")?,
+                keys(listeners.gone),
+            )?,
         })
     }
 }
@@ -171,13 +200,13 @@ impl TryFrom<v1::Pool> for PoolDelta {
             .map_err(|e| e.inside("spec"))?;
         let models = models.unwrap_or_default();
         let v1::Endpoints { set, gone } = endpoints.unwrap_or_default();
-        let set: Vec<Endpoint> = each(set, "endpoints.set")?;
+        let set = shared(set, "endpoints.set")?;
         let gone = gone.into_iter().map(EndpointId).collect();
         Ok(Self {
             name,
             spec: spec.map(Arc::new),
             models: collection("models", each(models.set, "models.set")?, keys(models.gone))?,
-            endpoints: collection("endpoints", set.into_iter().map(Arc::new).collect(), gone)?,
+            endpoints: collection("endpoints", set, gone)?,
         })
     }
 }
@@ -255,6 +284,17 @@ fn collection<C: ValueChange>(
         field: format!("{name}.{}[{}]", out_of_order.list, out_of_order.index),
         problem: UNSORTED,
     })
+}
+
+/// As [`each`], for values that change as a whole.
+fn shared<W, C>(items: Vec<W>, list: &str) -> Result<Vec<Arc<C>>, Invalid>
+where
+    C: TryFrom<W, Error = Invalid>,
+{
+    Ok(each::<W, C>(items, list)?
+        .into_iter()
+        .map(Arc::new)
+        .collect())
 }
 
 fn names(keys: &[Arc<str>]) -> Vec<String> {

@@ -60,7 +60,7 @@ fn snapshot(version: u64, pools: Vec<Arc<Pool>>) -> Snapshot {
         epoch: Epoch(1),
         version: Version(version),
         pools: pools.into(),
-        settings: Arc::default(),
+        ..Snapshot::default()
     }
 }
 
@@ -215,14 +215,40 @@ fn any_snapshot(version: u64) -> impl Strategy<Value = Snapshot> {
     let numbers = proptest::collection::btree_set(0..12u32, 0..8);
     let models = proptest::collection::btree_map("[x-z]", any_holders(), 0..3);
     let pools = proptest::collection::btree_map("[a-e]", (1..3u32, numbers, models), 0..4);
-    pools.prop_map(move |pools| {
+    let routes = proptest::collection::btree_map("[r-t]", 0..3u64, 0..3);
+    let listeners = proptest::collection::btree_map("[l-n]", 1..3u16, 0..3);
+    (pools, routes, listeners).prop_map(move |(pools, routes, listeners)| {
         let pools = pools.into_iter().map(|(name, (bytes, numbers, models))| {
             let empty = pool(&name, bytes * 128, numbers);
             models.into_iter().fold(empty, |pool, (name, holders)| {
                 serving(&pool, &name, holders)
             })
         });
-        snapshot(version, pools.collect())
+        Snapshot {
+            routes: routes.into_iter().map(route).collect(),
+            listeners: listeners.into_iter().map(listener).collect(),
+            ..snapshot(version, pools.collect())
+        }
+    })
+}
+
+fn route((name, created): (String, u64)) -> Arc<Route> {
+    Arc::new(Route {
+        name: name.into(),
+        listeners: Vec::new(),
+        hostnames: Vec::new(),
+        created,
+        rules: Vec::new(),
+    })
+}
+
+fn listener((name, port): (String, u16)) -> Arc<Listener> {
+    Arc::new(Listener {
+        name: name.into(),
+        address: ([127, 0, 0, 1], port).into(),
+        hostname: None,
+        tls: None,
+        routes_only: false,
     })
 }
 
@@ -247,6 +273,15 @@ proptest! {
             let is_shared = before.is_some_and(|before| Arc::ptr_eq(before, pool));
             prop_assert_eq!(is_shared, before == Some(pool));
         }
+    }
+
+    #[test]
+    fn routes_and_listeners_in_a_delta_are_those_that_differ(old in any_snapshot(1), new in any_snapshot(2)) {
+        let ContentDelta { routes, listeners, .. } = SnapshotDelta::between(&old, &new).content;
+        let changed = new.routes.iter().filter(|route| old.routes.find(&*route.name) != Some(route));
+        prop_assert_eq!(routes.set().len(), changed.count());
+        let gone = old.listeners.iter().filter(|listener| new.listeners.find(&*listener.name).is_none());
+        prop_assert_eq!(listeners.gone().len(), gone.count());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Properties of snapshots and of the names in them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
 
@@ -9,7 +9,16 @@ use crate::policy::{
     ClassicWeights, DisaggregationPolicy, KvAware, PairDialect, PrefixCacheRules, SessionAffinity,
     SessionKey, Strategy, TenantKey,
 };
-use crate::rewrites::RewriteTarget;
+use crate::{
+    address::{DnsName, ServerScheme},
+    listener::ListenerTls,
+    rewrites::RewriteTarget,
+    route::{
+        BackendTarget, FieldMatch, HeaderEdits, HeaderField, PathEdit, PathMatch, RouteBackend,
+        RouteFilters, RouteMatch, RouteMirror, RouteRedirect, RouteRule, RouteTimeouts, TextMatch,
+        TextPattern, UrlRewrite,
+    },
+};
 
 fn id(pool: &str, uid: &str) -> EndpointId {
     let address = ServerAddress::parse("http://10.0.0.7:8000").expect("an address");
@@ -31,15 +40,21 @@ fn ids_never_change_between_releases() {
 /// Every field of a snapshot. A snapshot goes to every proxy, and `/debug/snapshot` shows it to
 /// anyone who reaches the admin port: a name is added here only if its value is no secret. What a
 /// proxy needs of a credential is a reference to it.
-const FIELDS: [&str; 94] = [
+const FIELDS: [&str; 130] = [
+    "add",
+    "address",
+    "backend_request",
+    "backends",
     "base_time",
     "block_bytes",
     "bootstrap_port",
     "budget",
+    "certificates",
     "client_timeout",
     "connect",
     "consecutive_failures",
     "cors_origins",
+    "created",
     "default_cache_tokens",
     "default_prefill_rate",
     "dialect",
@@ -48,17 +63,23 @@ const FIELDS: [&str; 94] = [
     "endpoints",
     "engine_id",
     "epoch",
+    "exact",
     "except",
     "expose_endpoint",
     "extra_paths",
     "fallback",
+    "filters",
     "first_byte",
+    "full",
     "gamma",
     "gamma_waiting",
     "group",
     "header",
+    "headers",
     "hermes-classic",
     "holders",
+    "hostname",
+    "hostnames",
     "id",
     "idle",
     "in_flight",
@@ -67,8 +88,10 @@ const FIELDS: [&str; 94] = [
     "kv-aware",
     "late",
     "lease",
+    "listeners",
     "load_factor",
     "lookup_text",
+    "matches",
     "max_attempts",
     "max_body_bytes",
     "max_bytes",
@@ -78,7 +101,9 @@ const FIELDS: [&str; 94] = [
     "max_requests",
     "max_time",
     "max_wait",
+    "method",
     "min_uncached_tokens",
+    "mirrors",
     "miss",
     "model",
     "models",
@@ -88,39 +113,59 @@ const FIELDS: [&str; 94] = [
     "node",
     "objectives",
     "parent",
+    "path",
+    "pattern",
     "pending",
     "pickers",
     "policy",
+    "pool",
     "pools",
     "port",
+    "prefix",
     "prefix-cache",
     "priority",
+    "query",
     "queue",
     "rank",
     "ranks",
+    "redirect",
+    "remove",
     "request",
+    "request_headers",
+    "response_headers",
     "retry",
+    "rewrite",
     "rewrites",
     "role",
+    "routes",
+    "routes_only",
+    "rules",
     "scale",
+    "scheme",
     "score_deadline",
     "secs",
     "send_timeout",
     "server_name",
     "service",
     "session-affinity",
+    "set",
     "settings",
+    "share",
     "slow_start",
     "some",
     "spec",
+    "status",
     "strategy",
+    "target",
     "targets",
     "tenant",
     "threshold",
     "timeouts",
+    "tls",
     "trust",
     "url",
     "usage",
+    "value",
     "version",
     "waiting",
     "weight",
@@ -223,7 +268,88 @@ fn everything() -> Snapshot {
     };
     Snapshot {
         pools: strategies.map(pool).into_iter().collect(),
+        routes: vec![Arc::new(route_with_everything())].into(),
+        listeners: vec![Arc::new(secured_listener())].into(),
         ..Snapshot::default()
+    }
+}
+
+fn secured_listener() -> Listener {
+    Listener {
+        name: "https".into(),
+        address: ([0, 0, 0, 0], 8443).into(),
+        hostname: "*.example.com".parse().ok(),
+        tls: Some(ListenerTls {
+            certificates: vec!["example".into()],
+        }),
+        routes_only: true,
+    }
+}
+
+fn route_with_everything() -> Route {
+    let pattern = || TextPattern::parse(".*").expect("an expression");
+    let field = |value| FieldMatch {
+        name: "x".into(),
+        value,
+    };
+    let paths = [
+        PathMatch::Exact("/a".into()),
+        PathMatch::Prefix("/a".into()),
+        PathMatch::Pattern(pattern()),
+    ];
+    let wanted = |path| RouteMatch {
+        path,
+        method: Some("GET".into()),
+        headers: vec![field(TextMatch::Exact("1".into()))],
+        query: vec![field(TextMatch::Pattern(pattern()))],
+    };
+    let header = || HeaderField {
+        name: "x".into(),
+        value: "1".into(),
+    };
+    let edits = || HeaderEdits {
+        set: vec![header()],
+        add: vec![header()],
+        remove: vec!["x".into()],
+    };
+    let hostname: Option<DnsName> = "example.com".parse().ok();
+    let pool = || BackendTarget::Pool("chat".into());
+    let filters = RouteFilters {
+        request_headers: edits(),
+        response_headers: edits(),
+        redirect: Some(RouteRedirect {
+            scheme: Some(ServerScheme::Https),
+            hostname: hostname.clone(),
+            port: NonZeroU16::new(443),
+            path: Some(PathEdit::Full("/a".into())),
+            status: 302,
+        }),
+        rewrite: Some(UrlRewrite {
+            hostname,
+            path: Some(PathEdit::Prefix("/a".into())),
+        }),
+        mirrors: vec![RouteMirror {
+            target: pool(),
+            share: 0.5,
+        }],
+    };
+    let rule = RouteRule {
+        matches: paths.map(wanted).into(),
+        filters,
+        backends: [pool(), BackendTarget::Invalid]
+            .map(|target| RouteBackend { target, weight: 1 })
+            .into(),
+        timeouts: RouteTimeouts {
+            request: Some(Duration::from_secs(1)),
+            backend_request: Some(Duration::from_secs(1)),
+        },
+    };
+    Route {
+        name: "route".into(),
+        listeners: vec!["https".into()],
+        hostnames: "*.example.com".parse().into_iter().collect(),
+        created: 1,
+        rules: vec![rule],
     }
 }
 

@@ -6,14 +6,15 @@ use hermes_core::{
     policy::PoolPolicy,
     rewrites::{ModelRewrite, RewriteTarget},
     snapshot::{
-        EndpointLocation, EngineRank, ModelHolders, PairingFacts, PendingDiscovery, Pool, PoolSpec,
-        Role,
+        Endpoint, EndpointLocation, EngineRank, ModelHolders, PairingFacts, PendingDiscovery, Pool,
+        PoolSpec, Role,
     },
 };
 use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
+use crate::convert::route::tests::{any_listeners, any_routes};
 
 fn endpoint(number: u64) -> Arc<Endpoint> {
     Arc::new(Endpoint {
@@ -109,7 +110,8 @@ fn any_pool() -> impl Strategy<Value = PoolContent> {
 
 fn any_snapshot(version: u64) -> impl Strategy<Value = Snapshot> {
     let pools = proptest::collection::btree_map("[a-d]", any_pool(), 0..4);
-    (pools, 1..9u32).prop_map(move |(pools, max_concurrent)| {
+    let ways = (any_routes(), any_listeners());
+    (pools, ways, 1..9u32).prop_map(move |(pools, (routes, listeners), max_concurrent)| {
         let pools = pools
             .into_iter()
             .map(|(name, (pending, objects, models, endpoints))| {
@@ -127,6 +129,8 @@ fn any_snapshot(version: u64) -> impl Strategy<Value = Snapshot> {
             epoch: Epoch(7),
             version: Version(version),
             pools: pools.collect(),
+            routes,
+            listeners,
             settings: Arc::new(ProxySettings {
                 max_concurrent,
                 ..ProxySettings::default()
