@@ -38,8 +38,17 @@ pub struct Drain {
     draining: CancellationToken,
     /// As `draining`, for those who ask at every request: a token's answer takes its lock.
     has_begun: Arc<AtomicBool>,
+    /// That of the process, in the drain of a part.
+    process_has_begun: Option<Arc<AtomicBool>>,
     forced: CancellationToken,
     work: TaskTracker,
+}
+
+/// Begins the drain of a part of a process. Dropping it begins nothing.
+#[derive(Debug)]
+pub struct PartialDrain {
+    draining: CancellationToken,
+    has_begun: Arc<AtomicBool>,
 }
 
 /// Work that a drain waits for, until it is dropped.
@@ -124,6 +133,7 @@ impl Shutdown {
         let Drain {
             draining,
             has_begun,
+            process_has_begun: _,
             forced,
             work,
         } = drain;
@@ -166,7 +176,28 @@ impl Drain {
     /// Whether step 1 has begun.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.has_begun.load(Ordering::Acquire)
+        let has_begun = |flag: &Arc<AtomicBool>| flag.load(Ordering::Acquire);
+        has_begun(&self.has_begun) || self.process_has_begun.as_ref().is_some_and(has_begun)
+    }
+
+    /// The drain of a part of the process, such as one of its ports: it begins with this one, or
+    /// before when it is asked for. What is tracked in it is tracked here, and it is forced with
+    /// this one.
+    #[must_use]
+    pub fn of_part(&self) -> (Self, PartialDrain) {
+        let (draining, has_begun) = (self.draining.child_token(), Arc::<AtomicBool>::default());
+        let begin = PartialDrain {
+            draining: draining.clone(),
+            has_begun: Arc::clone(&has_begun),
+        };
+        let part = Self {
+            draining,
+            has_begun,
+            process_has_begun: Some(Arc::clone(&self.has_begun)),
+            forced: self.forced.clone(),
+            work: self.work.clone(),
+        };
+        (part, begin)
     }
 
     /// Resolves at step 3, and at once when it has begun. The future owns what it needs.
@@ -192,6 +223,16 @@ impl Drain {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.work.len()
+    }
+}
+
+// === PartialDrain ===
+
+impl PartialDrain {
+    /// Begins it.
+    pub fn begin(&self) {
+        self.has_begun.store(true, Ordering::Release);
+        self.draining.cancel();
     }
 }
 
@@ -312,6 +353,24 @@ mod tests {
         assert!(sent.is_ok_and(|status| status.success()));
         assert_eq!(shutdown.run(GRACE).await, Outcome::Drained);
         assert!(drain.is_draining());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_drains_by_itself_or_with_its_process() {
+        let (shutdown, trigger) = Shutdown::manual();
+        let drain = shutdown.drain();
+        let ((first, begin), (second, _unused)) = (drain.of_part(), drain.of_part());
+        let work = second.track();
+        begin.begin();
+        first.draining().await;
+        assert!(first.is_draining() && !second.is_draining() && !drain.is_draining());
+        trigger.fire();
+        let run = tokio::spawn(shutdown.run(GRACE));
+        second.draining().await;
+        assert!(second.is_draining() && !first.is_forced());
+        drop(work);
+        assert_eq!(run.await.expect("no panic"), Outcome::Drained);
+        assert!(first.is_forced(), "a part is forced with its process");
     }
 
     #[tokio::test(start_paused = true)]

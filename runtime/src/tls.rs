@@ -1,6 +1,7 @@
 //! TLS: between the planes mutual, by one folder of certificates, followed as it changes; toward
 //! other servers by the authorities that are trusted ([`ServerTrust`]); toward clients that show no
-//! certificate by a folder with the server's ([`ServerCertificate`]).
+//! certificate by a folder with the server's ([`ServerCertificate`]), or by several that are named
+//! ([`CertificateFolders`]).
 //!
 //! ```text
 //!   DIR/ca.crt, tls.crt, tls.key ──every 500 ms──▶ same content? ──no──▶ check ──good──▶ ArcSwap: server and client
@@ -24,6 +25,7 @@ mod authority_list;
 mod folder;
 mod identity;
 mod metrics;
+mod named_certificates;
 mod parties;
 mod server_certificate;
 mod trust;
@@ -33,6 +35,7 @@ use std::{io, path::PathBuf};
 pub use self::{
     authority_list::AuthorityList,
     folder::TlsFolder,
+    named_certificates::{CertificateFolders, CertificateStore, NamedCertificate},
     parties::Tls,
     server_certificate::ServerCertificate,
     trust::{NoAuthority, ServerTrust},
