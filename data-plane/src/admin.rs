@@ -1,9 +1,11 @@
-//! What the data plane adds to the admin port: `/debug/snapshot` and `/debug/records`.
+//! What the data plane adds to the admin port: `/debug/snapshot`, `/debug/route` and
+//! `/debug/records`.
 
 use std::{convert::Infallible, sync::Arc};
 
 use futures::StreamExt;
-use hermes_runtime::admin::{Admin, AdminResponse};
+use hermes_core::route_table::{NoHeaders, RouteInput, RouteLookup};
+use hermes_runtime::admin::{Admin, AdminQuery, AdminResponse};
 use http::StatusCode;
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -18,8 +20,13 @@ use crate::{
 
 /// Adds the routes.
 pub(crate) fn routes(admin: Admin, routing: RoutingState, access_log: Arc<AccessLog>) -> Admin {
+    let shown = routing.clone();
     let admin = admin.route("/debug/snapshot", move |_query, _body| {
-        let answer = snapshot(&routing);
+        let answer = snapshot(&shown);
+        async move { answer }
+    });
+    let admin = admin.route("/debug/route", move |query, _body| {
+        let answer = explain_route(&routing, &query);
         async move { answer }
     });
     admin.route("/debug/records", move |_query, body| {
@@ -59,9 +66,46 @@ fn snapshot(routing: &RoutingState) -> AdminResponse {
         "snapshot": &*view.snapshot,
         "replicas": replicas,
         "load_is_fresh": routing.freshness.is_fresh(uptime()),
+        "ports": **routing.ports.load(),
         "pools": loads,
     });
     AdminResponse::json(body.to_string())
+}
+
+/// Which rule a request without headers would follow, and by which of its matches.
+fn explain_route(routing: &RoutingState, query: &AdminQuery) -> AdminResponse {
+    let Some(view) = routing.view.load_full() else {
+        return AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, "no snapshot has come yet");
+    };
+    let named = query.get("listener");
+    let listener = named.and_then(|name| view.snapshot.listeners.find(name));
+    if named.is_some() && listener.is_none() {
+        return AdminResponse::error(StatusCode::NOT_FOUND, "no listener has this name\n");
+    }
+    let asked = query.get("path").unwrap_or("/");
+    let (path, parameters) = asked.split_once('?').unzip();
+    let head = RouteInput {
+        authority: query.get("host").unwrap_or_default(),
+        path: path.unwrap_or(asked),
+        query: parameters,
+        method: query.get("method").unwrap_or("GET"),
+        headers: &NoHeaders,
+    };
+    let port = listener.map(|listener| &listener.address);
+    let found = match view.routes.table.find(port, &head) {
+        RouteLookup::Unrouted => json!({"result": "by_model"}),
+        RouteLookup::NotFound => json!({"result": "not_found"}),
+        RouteLookup::Found(found) => json!({
+            "result": "found",
+            "listener": found.listener.map(|listener| &listener.name),
+            "route": found.route.name,
+            "hostnames": found.route.hostnames,
+            "rule_position": found.rule_position,
+            "match": found.rule().matches.get(found.match_position),
+            "rule": found.rule(),
+        }),
+    };
+    AdminResponse::json(found.to_string())
 }
 
 fn loads(pool: &RoutingPool) -> Value {

@@ -9,7 +9,7 @@ use hermes_runtime::{
     readiness::{Liveness, Readiness},
     shutdown::Drain,
     tasks::Tasks,
-    tls::{ServerCertificate, TlsError, TlsFolder},
+    tls::{CertificateFolders, ServerCertificate, TlsError, TlsFolder},
 };
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -25,6 +25,7 @@ use crate::{
     request::admission::AdmissionLimit,
     server::{
         picker_port::PickerPort,
+        ports::PortOpener,
         workers::{Listeners, Worker},
     },
     sync::{self, ControlPlaneTarget, ControlPlaneTargets, Dialer, RoutingState, SnapshotStore},
@@ -97,6 +98,7 @@ pub async fn start(
     let DataPlaneOptions {
         control_planes,
         tls,
+        listener_certificates,
         listen: address,
         admin: admin_address,
         name,
@@ -154,6 +156,15 @@ pub async fn start(
         Arc::clone(&runtimes),
     );
     spawn_sync(sync, &tasks, &drain);
+    let certificates = CertificateFolders::new(listener_certificates);
+    let ports = PortOpener::new(
+        routing.clone(),
+        Arc::clone(&proxy),
+        Arc::clone(&runtimes),
+        certificates,
+        drain.clone(),
+    );
+    tasks.spawn("listeners", ports.run());
     not_ready_while_draining(&readiness, &tasks, &drain);
     spawn_clients(clients, &proxy, &tasks, &drain);
     let picker_bound = gateways.as_ref().map(|gateways| gateways.bound);

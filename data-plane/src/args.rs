@@ -30,6 +30,11 @@ pub struct DataPlaneArgs {
     #[arg(long, env = "HERMES_LISTEN", default_value = "0.0.0.0:8000")]
     pub listen: SocketAddr,
 
+    /// Directory with the certificates of listeners, each a folder NAME with tls.crt and tls.key;
+    /// changed files are reloaded. The configuration names them.
+    #[arg(long, env = "HERMES_LISTENER_CERTIFICATES", value_name = "DIR")]
+    pub listener_certificates: Option<PathBuf>,
+
     /// The door for gateways.
     #[command(flatten)]
     pub picker: PickerArgs,
@@ -141,6 +146,7 @@ impl DataPlaneArgs {
                 .map(|target| target.authority.clone())
                 .collect(),
             tls: self.tls.clone(),
+            listener_certificates: self.listener_certificates.clone(),
             listen: self.listen,
             admin: Some(self.admin),
             name: self.name.clone(),

@@ -12,6 +12,8 @@ pub struct DataPlaneOptions {
     pub tls: Option<PathBuf>,
     /// Address for clients.
     pub listen: SocketAddr,
+    /// A directory with the certificates of listeners: `NAME/tls.crt` and `NAME/tls.key`.
+    pub listener_certificates: Option<PathBuf>,
     /// Address of the admin port; `None` for no admin port.
     pub admin: Option<SocketAddr>,
     /// Name in logs of the control plane, such as the pod's name.
@@ -42,6 +44,7 @@ impl DataPlaneOptions {
         Self {
             control_planes,
             tls: None,
+            listener_certificates: None,
             listen: any,
             admin: Some(any),
             name: "test".to_owned(),

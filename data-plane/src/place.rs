@@ -1,9 +1,9 @@
 //! Placing a request: all that happens between its arrival at a door and its exchange.
 //!
 //! ```text
-//!   door ─▶ arrive ─▶ place: admit ─▶ read ─▶ resolve ─▶ rewrite ─▶ choose ─▶ door: exchanges the placement
-//!                       │        │        │           │         │
-//!                   admission  intake    view      rewrite    choose    (each verb is another file)
+//!   door ─▶ arrive ─▶ place: admit ─▶ follow ─▶ read ─▶ resolve ─▶ rewrite ─▶ choose ─▶ door: exchanges the placement
+//!                       │        │         │        │           │         │
+//!                   admission  route     intake    view      rewrite    choose    (each verb is another file)
 //! ```
 //!
 //! A door is where requests come from: the HTTP server, and the gateways that ask where their
@@ -13,8 +13,10 @@
 //! Invariants: one view until the request is placed; from [`RequestGuard::open`] on, everything that
 //! is counted is released when the guard is dropped, which the [`PlacedRequest`] owns.
 
+mod copy;
 mod resolve;
 mod rewrite;
+mod route;
 mod subset;
 
 use std::{
@@ -27,7 +29,7 @@ use std::{
 
 use bytes::Bytes;
 use hermes_core::{
-    policy::PairDialect, query::Query, rng::SeededRng, snapshot::PoolSpec,
+    address::ServerScheme, policy::PairDialect, query::Query, rng::SeededRng, snapshot::PoolSpec,
     stored_responses::ResponseLocations,
 };
 use hermes_runtime::{propagation, shutdown::Drain};
@@ -36,11 +38,12 @@ use http_body::Body;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-pub(crate) use self::subset::EndpointSubset;
 use self::{
     resolve::{ResolvedPool, forget_unknown_model, stored_prompt},
+    route::{RouteDecision, RoutedRequest, api_route, served_pools},
     subset::is_within,
 };
+pub(crate) use self::{route::Redirection, subset::EndpointSubset};
 use crate::{
     choose::{EndpointSelection, EndpointSelector, SelectionRequest, may_be_split},
     exchange::{
@@ -50,17 +53,19 @@ use crate::{
     link::report::Reporter,
     request::{
         admission::{AdmissionLimit, AdmissionPermit},
-        api::{self, Api, ApiRoute, Unrouted},
+        api::{Api, ApiRoute},
         content_encoding,
+        entry::ClientEntry,
         fields::FieldScanner,
         headers::{self, RequestLoop, ViaEntry},
         inference_request::InferenceRequest,
         intake,
         local_reply::LocalReply,
+        time_limits::{NoLimit, StepLimit},
     },
     sync::RoutingState,
     telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
-    view::{RoutingPool, RoutingView, models, pickers::PickerAuthority},
+    view::{RoutingPool, RoutingView, models, pickers::PickerAuthority, routes::PreparedRule},
 };
 
 /// Places the requests of every door.
@@ -89,9 +94,11 @@ pub(crate) struct ArrivedRequest {
 }
 
 /// What a door wants to have placed.
-pub(crate) struct DoorRequest<B> {
+pub(crate) struct DoorRequest<'d, B> {
     pub(crate) request: Request<B>,
     pub(crate) start: RequestStart,
+    /// The port whose routes the request follows; `None`: it follows none.
+    pub(crate) entry: Option<&'d ClientEntry>,
     pub(crate) rules: DoorRules,
 }
 
@@ -118,6 +125,8 @@ pub(crate) enum DoorPairs {
 pub(crate) enum Placed {
     /// The proxy answers it, with this JSON.
     Answered(Bytes),
+    /// The client is sent elsewhere.
+    Redirected(Redirection),
     /// Endpoints are to serve it. Boxed: it is a thousand bytes, and passes through several
     /// futures.
     Request(Box<PlacedRequest>),
@@ -130,6 +139,8 @@ pub(crate) struct PlacedRequest {
     /// At least one placement, best first.
     pub(crate) selection: EndpointSelection,
     pub(crate) guard: RequestGuard,
+    /// The rule of the route that it follows.
+    pub(crate) rule: Option<Arc<PreparedRule>>,
     /// Where to note the endpoint of a stored response, if the answer may be one.
     pub(crate) responses: Option<Arc<Mutex<ResponseLocations>>>,
     /// The client may know which endpoint answered.
@@ -169,7 +180,11 @@ impl Placer {
 
     /// Numbers the request, gives it the id that its client, the logs and the engine use, and
     /// begins its span.
-    pub(crate) fn arrive<B>(&self, request: &mut Request<B>, client: SocketAddr) -> ArrivedRequest {
+    pub(crate) fn arrive<B>(
+        &self,
+        request: &mut Request<B>,
+        (client, scheme): (SocketAddr, ServerScheme),
+    ) -> ArrivedRequest {
         let at = Instant::now();
         let id = self.new_id();
         let request_id = headers::request_id(request.headers(), || {
@@ -177,7 +192,7 @@ impl Placer {
         });
         let headers = request.headers_mut();
         headers.insert(headers::REQUEST_ID, request_id.clone());
-        headers::forward_for(headers, client.ip());
+        headers::forward_for(headers, client.ip(), scheme);
         let trace = RequestTrace::begin(request);
         trace::identify(&trace.server, &request_id, client);
         ArrivedRequest {
@@ -201,13 +216,14 @@ impl Placer {
     /// # Errors
     ///
     /// With the local reply, when it is not to be exchanged.
-    pub(crate) async fn place<B>(&self, door: DoorRequest<B>) -> Result<Placed, Rejection>
+    pub(crate) async fn place<B>(&self, door: DoorRequest<'_, B>) -> Result<Placed, Rejection>
     where
         B: Body<Data = Bytes> + Unpin,
     {
         let DoorRequest {
             request,
             start,
+            entry,
             rules,
         } = door;
         // One load per request: every later step uses the same snapshot.
@@ -217,18 +233,34 @@ impl Placer {
         let (mut head, body) = request.into_parts();
         let entered = self.via.enter(&mut head.headers);
         entered.map_err(|RequestLoop| LocalReply::Loop)?;
+        let routed = match self.follow(&view, &mut head, entry, &start)? {
+            RouteDecision::ByModel => None,
+            RouteDecision::Redirected(elsewhere) => return Ok(Placed::Redirected(elsewhere)),
+            RouteDecision::Routed(routed) => Some(routed),
+        };
         let path = head.uri.path().to_owned();
-        let extra_paths = &view.settings().extra_paths;
-        let route = api::route(&head.method, &path, extra_paths).map_err(unrouted)?;
+        let route = api_route(&view, &head.method, &path, routed.as_deref())?;
         trace::routed(&start.trace.server, route, &head.method);
+        let pools = || served_pools(&view, routed.as_deref());
         let placed = match route.api {
-            Api::Models => Ok(Placed::Answered(models::list(&view))),
-            Api::Model => models::one(&view, route.path).map(Placed::Answered),
+            Api::Models => Ok(Placed::Answered(models::list(pools()))),
+            Api::Model => models::one(pools(), route.path).map(Placed::Answered),
             _ => {
                 let arrived = (route, head, body);
-                self.at_endpoints(&view, arrived, (start, permit), &rules)
-                    .await
-                    .map(Placed::Request)
+                let taken = (start, permit);
+                let placing = match &routed {
+                    None => {
+                        self.at_endpoints(&view, arrived, (None, NoLimit), taken, &rules)
+                            .await
+                    }
+                    // Boxed, so that requests that follow no route need not have room for it.
+                    Some(routed) => {
+                        let limit = (Some(&**routed), routed.terms.limits.whole);
+                        let placing = self.at_endpoints(&view, arrived, limit, taken, &rules);
+                        Box::pin(placing).await
+                    }
+                };
+                placing.map(Placed::Request)
             }
         };
         placed.map_err(|reply| Rejection {
@@ -250,20 +282,25 @@ impl Placer {
     }
 
     /// Places a request that endpoints are to serve.
-    async fn at_endpoints<B>(
+    async fn at_endpoints<B, L>(
         &self,
         view: &RoutingView,
         arrived: (ApiRoute<'_>, request::Parts, B),
+        (routed, limit): (Option<&RoutedRequest>, L),
         (mut start, mut permit): (RequestStart, AdmissionPermit),
         rules: &DoorRules,
     ) -> Result<Box<PlacedRequest>, LocalReply>
     where
         B: Body<Data = Bytes> + Unpin,
+        L: StepLimit,
     {
-        let mut request = self.read(view, arrived, &mut permit).await?;
-        forget_unknown_model(view, &mut request);
+        let reading = self.read(view, arrived, &mut permit);
+        let mut request = limit.bound(reading).await?;
+        request.terms = routed.map(|routed| Box::new(routed.terms.clone()));
+        forget_unknown_model(view, routed, &mut request);
         let asked = (&request, rules.picker.as_ref());
-        let ResolvedPool { pool, pinned } = self.resolve(view, asked, &mut start.id).await?;
+        let resolving = self.resolve(view, routed, asked, &mut start.id);
+        let ResolvedPool { pool, pinned } = resolving.await?;
         self.rewrite(&pool, pinned.as_ref(), start.id, &mut request);
         let held = (permit, self.drain.track());
         let sinks = (Arc::clone(&self.reporter), Arc::clone(&self.access_log));
@@ -277,11 +314,15 @@ impl Placer {
                     .then_some(selection)
                     .ok_or(LocalReply::NoEndpoint)
             }
-            None => self.choose(&pool, &request, rules, &mut guard).await,
+            None => {
+                let choice = self.choose(&pool, &request, rules, &mut guard);
+                limit.bound(choice).await
+            }
         };
         let selection = selection.inspect_err(|reply| guard.selection_failed(reply))?;
         guard.set_selection(&selection);
         Ok(Box::new(PlacedRequest {
+            rule: routed.map(|routed| Arc::clone(&routed.rule)),
             responses: (request.api == Api::Responses).then(|| Arc::clone(&self.responses)),
             exposes_endpoint: view.settings().expose_endpoint,
             request,
@@ -400,13 +441,6 @@ fn unless_uncached(
 impl From<LocalReply> for Rejection {
     fn from(reply: LocalReply) -> Self {
         Self { reply, api: None }
-    }
-}
-
-fn unrouted(why: Unrouted) -> LocalReply {
-    match why {
-        Unrouted::Path => LocalReply::UnknownPath,
-        Unrouted::Method(only) => LocalReply::Method(only),
     }
 }
 

@@ -11,6 +11,8 @@
 //! [`RequestGuard`](crate::exchange::guard::RequestGuard) is dropped exactly once, by its last
 //! owner.
 
+mod mirror;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -19,17 +21,18 @@ use hermes_runtime::shutdown::Drain;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::Body;
 
+use self::mirror::MirrorTasks;
 use crate::{
     exchange::{
         forward::Forwarder,
-        guard::RequestStart,
         relay::{ResponseBody, relay},
         trace,
     },
     place::{
-        ArrivedRequest, DoorPairs, DoorRequest, DoorRules, Placed, PlacedRequest, Placer, Rejection,
+        ArrivedRequest, DoorPairs, DoorRequest, DoorRules, Placed, PlacedRequest, Placer,
+        Redirection, Rejection,
     },
-    request::{cors::AdmittedOrigin, headers, local_reply::LocalReply},
+    request::{cors::AdmittedOrigin, entry::ClientEntry, headers, local_reply::LocalReply},
     sync::RoutingState,
     telemetry::metrics::ProxyMetrics,
 };
@@ -39,6 +42,7 @@ pub(crate) struct Proxy {
     routing: RoutingState,
     placer: Arc<Placer>,
     forwarder: Forwarder,
+    mirror_tasks: MirrorTasks,
     pub(crate) metrics: Arc<ProxyMetrics>,
     pub(crate) drain: Drain,
 }
@@ -67,6 +71,7 @@ impl Proxy {
             routing: routing.clone(),
             placer,
             forwarder: Forwarder::new(routing, Arc::clone(&metrics), run),
+            mirror_tasks: MirrorTasks::default(),
             metrics,
             drain,
         }
@@ -94,9 +99,9 @@ impl Proxy {
 
     /// Answers a request. Cannot fail: every error has its response.
     pub(crate) async fn serve<B>(
-        &self,
+        self: &Arc<Self>,
         mut request: Request<B>,
-        client: SocketAddr,
+        (client, entry): (SocketAddr, &ClientEntry),
     ) -> Response<ResponseBody>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -108,9 +113,22 @@ impl Proxy {
         {
             return answer;
         }
-        let ArrivedRequest { request_id, start } = self.placer.arrive(&mut request, client);
+        let ArrivedRequest { request_id, start } =
+            self.placer.arrive(&mut request, (client, entry.scheme));
         let server = start.trace.server.clone();
-        let mut response = match self.answer(request, start).await {
+        let door = DoorRequest {
+            request,
+            start,
+            entry: Some(entry),
+            rules: DoorRules {
+                pairs: DoorPairs::All,
+                subset: None,
+                picker: None,
+            },
+        };
+        // Placed here: a future in between would hold the request once more.
+        let placed = self.placer.place(door).await;
+        let mut response = match self.answer(placed).await {
             Ok(response) => {
                 trace::status(&server, response.status());
                 response
@@ -131,27 +149,16 @@ impl Proxy {
         response
     }
 
-    /// Places the request, and exchanges the placement.
-    async fn answer<B>(
-        &self,
-        request: Request<B>,
-        start: RequestStart,
-    ) -> Result<Response<ResponseBody>, Rejection>
-    where
-        B: Body<Data = Bytes> + Unpin,
-    {
-        let door = DoorRequest {
-            request,
-            start,
-            rules: DoorRules {
-                pairs: DoorPairs::All,
-                subset: None,
-                picker: None,
-            },
-        };
-        match self.placer.place(door).await? {
+    /// What becomes of the request, exchanged if it is to be.
+    async fn answer(
+        self: &Arc<Self>,
+        placed: Result<Placed, Rejection>,
+    ) -> Result<Response<ResponseBody>, Rejection> {
+        match placed? {
             Placed::Answered(body) => Ok(json(body)),
+            Placed::Redirected(elsewhere) => Ok(redirect(elsewhere)),
             Placed::Request(placed) => {
+                self.mirror(&placed);
                 let api = Some(placed.request.api);
                 let exchanged = self.exchange(placed).await;
                 exchanged.map_err(|reply| Rejection { reply, api })
@@ -185,15 +192,26 @@ impl Proxy {
         let PlacedRequest {
             request,
             guard,
+            rule,
             responses,
             ..
         } = *placed;
         let mut response = relay(answer, guard, &request, timeouts, responses);
+        if let Some(rule) = rule {
+            rule.response_headers.apply(response.headers_mut());
+        }
         if let Some(name) = endpoint.and_then(|name| HeaderValue::from_str(&name).ok()) {
             response.headers_mut().insert(headers::ENDPOINT, name);
         }
         Ok(response)
     }
+}
+
+fn redirect(Redirection { status, location }: Redirection) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::default());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::LOCATION, location);
+    response
 }
 
 fn json(body: Bytes) -> Response<ResponseBody> {
@@ -217,8 +235,12 @@ mod tests {
     #[test]
     fn the_future_of_a_request_is_small_enough_to_be_moved() {
         // hyper moves it into place for each request.
-        let bytes =
-            size::<&'static Proxy, Request<hyper::body::Incoming>, SocketAddr, _>(Proxy::serve);
+        let bytes = size::<
+            &'static Arc<Proxy>,
+            Request<hyper::body::Incoming>,
+            (SocketAddr, &'static ClientEntry),
+            _,
+        >(Proxy::serve);
         assert!(bytes < 5_500, "{bytes} bytes");
     }
 }

@@ -31,7 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::{dial::ReplicaAddress, replica::ReplicaEvent, reports::ReportOutbox};
 pub(crate) use self::{
     dial::{ControlPlaneTarget, Dialer},
-    routing_state::RoutingState,
+    routing_state::{ListenerPort, RoutingState},
     snapshot_store::SnapshotStore,
 };
 use crate::{

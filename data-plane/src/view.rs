@@ -9,6 +9,7 @@ pub(crate) mod history;
 pub(crate) mod models;
 pub(crate) mod pickers;
 pub(crate) mod retention;
+pub(crate) mod routes;
 
 use std::{
     collections::HashMap,
@@ -35,7 +36,7 @@ use crate::{
     endpoint::{PoolTls, Upstream},
     request::local_reply::{LocalReply, echo},
     telemetry::metrics::{ModelTable, PoolMetrics, ProxyMetrics},
-    view::history::PoolHistory,
+    view::{history::PoolHistory, routes::RouteMap},
 };
 
 /// A snapshot, prepared for routing.
@@ -43,6 +44,7 @@ pub(crate) struct RoutingView {
     pub(crate) snapshot: Arc<Snapshot>,
     /// In the snapshot's order.
     pub(crate) pools: Vec<Arc<RoutingPool>>,
+    pub(crate) routes: Arc<RouteMap>,
     /// Position of the pool that serves a model, by itself or by a rewrite.
     by_model: HashMap<Arc<str>, usize>,
 }
@@ -99,7 +101,9 @@ impl RoutingView {
                 }),
             });
         }
+        let before = previous.map(|view| &view.routes);
         let view = Self {
+            routes: RouteMap::build(&snapshot, before, metrics),
             snapshot,
             pools,
             by_model,
@@ -191,6 +195,26 @@ impl RoutingView {
 // === RoutingPool ===
 
 impl RoutingPool {
+    /// The pool, for requests that a route leads here.
+    ///
+    /// # Errors
+    ///
+    /// When it is known not to serve the model.
+    pub(crate) fn serving(self: &Arc<Self>, model: Option<&str>) -> Result<&Arc<Self>, LocalReply> {
+        let names = || models::names(&self.pool).map(|name| &**name);
+        let is_open = self.pool.models.is_empty() || self.rewrites_any_model();
+        match model {
+            Some(model) if !is_open && !names().any(|name| name == model) => {
+                let nearest = nearest(model, names()).into_iter().map(str::to_owned);
+                Err(LocalReply::UnknownModel {
+                    model: echo(model),
+                    nearest: nearest.collect(),
+                })
+            }
+            _ => Ok(self),
+        }
+    }
+
     /// Whether this endpoint serves a model; every one does if the model is not known.
     pub(crate) fn holds(&self, model: Option<&str>, endpoint: EndpointId) -> bool {
         let model = model.and_then(|name| self.pool.model(name));

@@ -6,6 +6,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -28,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) config: ConfigSource,
     /// Where clients connect.
     pub(crate) listen: SocketAddr,
+    /// The certificates of listeners.
+    pub(crate) listener_certificates: Option<PathBuf>,
     /// The data plane's probes and metrics.
     pub(crate) admin: Option<SocketAddr>,
     /// Where the data plane connects to the control plane.
@@ -55,6 +58,7 @@ impl Planes {
         let Options {
             config,
             listen,
+            listener_certificates,
             admin,
             control_plane_listen,
             kv_events_listen,
@@ -77,6 +81,7 @@ impl Planes {
         let options = data_plane::DataPlaneOptions {
             control_planes: vec![reachable(control_plane.grpc).to_string()],
             tls: None,
+            listener_certificates,
             listen,
             admin,
             name: "hermes".to_owned(),

@@ -62,6 +62,11 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     picker: PickerArgs,
 
+    /// The certificates of listeners: a directory with a folder NAME for each, with tls.crt and
+    /// tls.key; the configuration names them
+    #[arg(long, env = "HERMES_LISTENER_CERTIFICATES", value_name = "DIR")]
+    listener_certificates: Option<PathBuf>,
+
     /// Where probes and metrics are served
     #[arg(
         long,
@@ -124,6 +129,7 @@ impl ServeArgs {
         Ok(planes::Options {
             config,
             listen: self.listen,
+            listener_certificates: self.listener_certificates,
             admin: Some(self.admin),
             picker: self.picker.options(),
             control_plane_listen: self.control_plane_listen,

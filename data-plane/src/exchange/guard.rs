@@ -174,10 +174,10 @@ impl RequestGuard {
 
     /// No endpoint was selected.
     pub(crate) const fn selection_failed(&mut self, reply: &LocalReply) {
-        self.outcome = if reply.is_overload() {
-            RequestOutcome::Overloaded
-        } else {
-            RequestOutcome::Failed
+        self.outcome = match reply {
+            LocalReply::TimedOut(_) => RequestOutcome::TimedOut,
+            reply if reply.is_overload() => RequestOutcome::Overloaded,
+            _ => RequestOutcome::Failed,
         };
     }
 

@@ -19,7 +19,9 @@ use tracing::Span;
 use super::{answer::AnswerJudge, retry::AttemptEnd, trace};
 use crate::{
     endpoint::{SendError, Upstream, UpstreamBody},
-    request::{headers, inference_request::InferenceRequest, leg_body::LegBody},
+    request::{
+        headers, inference_request::InferenceRequest, leg_body::LegBody, time_limits::TimeLimit,
+    },
     telemetry::metrics::{AnswerClass, ConnectionMetrics},
 };
 
@@ -133,12 +135,24 @@ impl LegDeadline {
         } else {
             (first_sent, timeouts.request)
         };
-        Self {
+        let deadline = Self {
             at: since + limit,
             limit,
             is_full: since == now,
             is_followed: false,
             is_share: false,
+        };
+        let terms = request.terms.as_ref();
+        let end = terms.and_then(|terms| terms.limits.of_attempt(now));
+        match end.filter(|end| end.at < deadline.at) {
+            Some(TimeLimit { at, limit }) => Self {
+                at,
+                limit,
+                // An endpoint is blamed only if it had all of the time.
+                is_full: at == now + limit,
+                ..deadline
+            },
+            None => deadline,
         }
     }
 
@@ -298,7 +312,12 @@ impl Leg<'_> {
     /// The client's headers, with this endpoint's host and this attempt's trace context.
     fn headers(&self) -> HeaderMap {
         let mut headers = self.request.headers.clone();
-        headers.insert(header::HOST, self.upstream.host.clone());
+        let own = &self.upstream.host;
+        let host = match &self.request.terms {
+            Some(terms) => terms.host.at(&self.upstream.endpoint.address, own),
+            None => own,
+        };
+        headers.insert(header::HOST, host.clone());
         for (name, value) in self.extra_headers {
             headers.insert(name, value.clone());
         }

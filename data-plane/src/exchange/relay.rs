@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     endpoint::UpstreamBody,
-    request::{api::Api, headers, inference_request::InferenceRequest},
+    request::{api::Api, headers, inference_request::InferenceRequest, time_limits::TimeLimit},
     telemetry::metrics::RequestOutcome,
 };
 
@@ -92,6 +92,8 @@ struct RelayLimits {
     idle: Duration,
     /// When a stream must have its first token, or else the answer its last byte.
     deadline: LegDeadline,
+    /// When the route of the request wants the response complete, a stream included.
+    end: Option<TimeLimit>,
     is_stream: bool,
 }
 
@@ -135,6 +137,10 @@ pub(crate) fn relay(
     }
     let restorer = restorer(request, &mut head.headers, &mut held);
     let cached_tokens = guard.cached_tokens();
+    let now = Instant::now();
+    let sent = now - attempt.facts().since_sent(now);
+    let terms = request.terms.as_ref();
+    let end = terms.and_then(|terms| terms.limits.of_attempt(sent));
     let is_decode = attempt.facts().stage == LegStage::Decode;
     let mut relay = Relay {
         held,
@@ -144,6 +150,7 @@ pub(crate) fn relay(
         limits: RelayLimits {
             idle: timeouts.idle,
             deadline,
+            end,
             is_stream: request.stream,
         },
         timer: None,
@@ -283,13 +290,18 @@ impl Relay {
         let RelayLimits {
             idle,
             deadline,
+            end,
             is_stream,
         } = &self.limits;
         let silent = self.last_frame + *idle;
-        if !is_stream || (self.meter.awaits_token() && deadline.at < silent) {
+        let (due, why) = if !is_stream || (self.meter.awaits_token() && deadline.at < silent) {
             (deadline.at, TruncatedResponse::Late(deadline.limit))
         } else {
             (silent, TruncatedResponse::Silent(*idle))
+        };
+        match end.filter(|end| end.at < due) {
+            Some(end) => (end.at, TruncatedResponse::Late(end.limit)),
+            None => (due, why),
         }
     }
 

@@ -42,6 +42,7 @@ impl RequestTrace {
             otel.status_code = Empty,
             http.request.method = method_name(request.method(), "_OTHER"),
             http.route = Empty,
+            hermes.route = Empty,
             url.path = request.uri().path(),
             url.scheme = "http",
             http.response.status_code = Empty,
@@ -154,6 +155,11 @@ pub(crate) fn routed(span: &Span, route: ApiRoute<'_>, method: &Method) {
     }
     span.record("otel.name", format!("{method} {}", route.template));
     span.record("http.route", route.template);
+}
+
+/// Records the name of the route that the request follows in the server span.
+pub(crate) fn followed(span: &Span, route: &str) {
+    span.record("hermes.route", route);
 }
 
 /// Describes the request in the server span.

@@ -20,6 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use hermes_core::address::ServerScheme;
 use hermes_proto::ext_proc::{
     BodySendMode, HeaderMutation, HttpHeaders, ProcessingRequest,
     processing_request::Request as Kind,
@@ -163,6 +164,11 @@ where
                 self.outbox.push(answered(json, &identity));
                 return Ok(PickerStreamEnd::Replied);
             }
+            // The gateway has routes of its own: a request of it follows none here.
+            Ok(Placed::Redirected(_)) => {
+                self.reply(LocalReply::NoRoute, None, &identity);
+                return Ok(PickerStreamEnd::Replied);
+            }
             Ok(Placed::Request(placed)) => placed,
         };
         let exposes_endpoint = placed.exposes_endpoint;
@@ -235,6 +241,7 @@ where
         *request.uri_mut() = head.uri;
         *request.headers_mut() = head.headers;
         let client = client_socket(client, self.gateway);
+        let client = (client, ServerScheme::Http);
         let start = self.door.placer.arrive(&mut request, client);
         GatewayRequest {
             request,
@@ -263,6 +270,7 @@ where
         let placing = door.placer.place(DoorRequest {
             request,
             start: start.start,
+            entry: None,
             rules: DoorRules {
                 pairs: DoorPairs::ThroughDecode,
                 subset,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hermes_core::{placement::Placement, query::Query};
 use smallvec::smallvec;
 
-use super::Placer;
+use super::{Placer, route::RoutedRequest};
 use crate::{
     choose::{EndpointSelection, SelectedEndpoint},
     request::{
@@ -24,19 +24,25 @@ pub(super) struct ResolvedPool {
 
 impl Placer {
     /// Finds the pool that serves the request: by the stored response that it refers to, if this
-    /// proxy or only an endpoint can know it; else by its model, and by the `picker` that was asked.
-    /// `id` is the request's, which changes with every question.
+    /// proxy or only an endpoint can know it; else by its route; else by its model, and by the
+    /// `picker` that was asked. `id` is the request's, which changes with every question.
     pub(super) async fn resolve(
         &self,
         view: &RoutingView,
+        routed: Option<&RoutedRequest>,
         (request, picker): (&InferenceRequest, Option<&PickerAuthority>),
         id: &mut u64,
     ) -> Result<ResolvedPool, LocalReply> {
-        if let Some(pinned) = self.pinned(view, request, id).await? {
+        if let Some(pinned) = self.pinned(view, routed, request, id).await? {
             return Ok(pinned);
         }
+        let model = request.model.as_deref();
+        let pool = match routed {
+            Some(routed) => routed.pool.serving(model)?,
+            None => view.route_of(picker, model)?,
+        };
         Ok(ResolvedPool {
-            pool: Arc::clone(view.route_of(picker, request.model.as_deref())?),
+            pool: Arc::clone(pool),
             pinned: None,
         })
     }
@@ -45,6 +51,7 @@ impl Placer {
     async fn pinned(
         &self,
         view: &RoutingView,
+        routed: Option<&RoutedRequest>,
         request: &InferenceRequest,
         id: &mut u64,
     ) -> Result<Option<ResolvedPool>, LocalReply> {
@@ -55,7 +62,8 @@ impl Placer {
             .responses
             .lock()
             .endpoint(response.key)
-            .and_then(|endpoint| view.upstream(endpoint));
+            .and_then(|endpoint| view.upstream(endpoint))
+            .filter(|(pool, _)| leads_to(routed, pool));
         if let Some((pool, upstream)) = created_here {
             let endpoint = SelectedEndpoint {
                 upstream: Arc::clone(upstream),
@@ -77,7 +85,7 @@ impl Placer {
         }
         // Only if every pool's owner answers, the response is known to be unknown.
         let mut not_found = LocalReply::UnknownResponse(echo(&response.id));
-        for pool in &view.pools {
+        for pool in view.pools.iter().filter(|pool| leads_to(routed, pool)) {
             // Boxed: few requests refer to stored responses.
             match Box::pin(self.selector.locate(pool, request, *id)).await {
                 Ok(Some(selection)) => {
@@ -96,11 +104,27 @@ impl Placer {
     }
 }
 
-/// What an added path calls a model need not be one: with a single pool, a name that the pool does
-/// not have is no reason to refuse the request.
-pub(super) fn forget_unknown_model(view: &RoutingView, request: &mut InferenceRequest) {
-    let is_alone = request.api == Api::Extra && view.pools.len() == 1;
-    if is_alone && view.route(request.model.as_deref()).is_err() {
+/// Whether a request may go to this pool: its route, if it follows one, names it.
+fn leads_to(routed: Option<&RoutedRequest>, pool: &RoutingPool) -> bool {
+    routed.is_none_or(|routed| routed.rule.rule().pools().any(|name| name == pool.name()))
+}
+
+/// What an added path calls a model need not be one: with a single pool, or one that a route names,
+/// a name that the pool does not have is no reason to refuse the request.
+pub(super) fn forget_unknown_model(
+    view: &RoutingView,
+    routed: Option<&RoutedRequest>,
+    request: &mut InferenceRequest,
+) {
+    if request.api != Api::Extra {
+        return;
+    }
+    let model = request.model.as_deref();
+    let is_unknown = match routed {
+        Some(routed) => routed.pool.serving(model).is_err(),
+        None => view.pools.len() == 1 && view.route(model).is_err(),
+    };
+    if is_unknown {
         request.model = None;
     }
 }

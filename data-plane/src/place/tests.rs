@@ -3,6 +3,7 @@
 use hermes_core::{
     placement::Placement,
     policy::{PoolPolicy, ProxySettings, Strategy},
+    route::{PathMatch, Route, RouteMatch, RouteRule},
     snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Snapshot},
 };
 use hermes_proto::v1;
@@ -21,6 +22,11 @@ struct Door {
 impl Door {
     /// A pool `chat` with one endpoint, for the model `m`; one request at once.
     fn open() -> Self {
+        Self::with_routes(Vec::new())
+    }
+
+    /// The same, with routes on the usual port.
+    fn with_routes(routes: Vec<Route>) -> Self {
         let endpoint = Endpoint {
             id: EndpointId(7),
             name: "engine".into(),
@@ -42,6 +48,7 @@ impl Door {
         };
         let snapshot = Snapshot {
             pools: vec![Arc::new(pool)].into(),
+            routes: routes.into_iter().map(Arc::new).collect(),
             settings: Arc::new(ProxySettings {
                 max_concurrent: 1,
                 ..ProxySettings::default()
@@ -64,12 +71,22 @@ impl Door {
         Self { placer, reports }
     }
 
-    async fn place(&self, mut request: Request<Full<Bytes>>) -> Result<Placed, Rejection> {
+    async fn place(&self, request: Request<Full<Bytes>>) -> Result<Placed, Rejection> {
+        self.place_from(None, request).await
+    }
+
+    async fn place_from(
+        &self,
+        entry: Option<ClientEntry>,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Placed, Rejection> {
         let client = SocketAddr::from(([127, 0, 0, 1], 1));
+        let client = (client, ServerScheme::Http);
         let start = self.placer.arrive(&mut request, client).start;
         let door = DoorRequest {
             request,
             start,
+            entry: entry.as_ref(),
             rules: DoorRules {
                 pairs: DoorPairs::ThroughDecode,
                 subset: None,
@@ -109,6 +126,38 @@ async fn a_request_is_placed_without_a_server_and_is_counted_until_it_is_dropped
     };
     assert_eq!((report.request, finished.endpoint), (1, None));
     assert!(matches!(door.place(chat()).await, Ok(Placed::Request(_))));
+}
+
+#[tokio::test]
+async fn routes_are_followed_by_requests_of_a_port_and_not_by_those_of_another_door() {
+    let rule = RouteRule {
+        matches: vec![RouteMatch {
+            path: PathMatch::Prefix("/only".into()),
+            ..RouteMatch::default()
+        }],
+        ..RouteRule::default()
+    };
+    let door = Door::with_routes(vec![Route {
+        name: "only".into(),
+        listeners: Vec::new(),
+        hostnames: Vec::new(),
+        created: 0,
+        rules: vec![rule],
+    }]);
+    let usual = Some(ClientEntry::USUAL);
+    assert_eq!(
+        code(door.place_from(usual, chat()).await),
+        Some("route_not_found")
+    );
+    assert!(matches!(
+        door.place_from(None, chat()).await,
+        Ok(Placed::Request(_))
+    ));
+    let without_backends = Request::get("/only/x")
+        .body(Full::default())
+        .expect("valid");
+    let placed = door.place_from(usual, without_backends).await;
+    assert_eq!(code(placed), Some("invalid_backend"));
 }
 
 #[tokio::test]

@@ -61,11 +61,7 @@ pub(crate) fn route<'a>(
     };
     let Some((api, path, template)) = known(path) else {
         return if extra.iter().any(|known| known.as_ref() == path) {
-            Ok(ApiRoute {
-                api: Api::Extra,
-                path,
-                template: "extra",
-            })
+            Ok(ApiRoute::extra(path))
         } else {
             Err(Unrouted::Path)
         };
@@ -89,6 +85,17 @@ pub(crate) fn route<'a>(
         path,
         template,
     })
+}
+
+impl<'a> ApiRoute<'a> {
+    /// A path that is forwarded as it is.
+    pub(crate) const fn extra(path: &'a str) -> Self {
+        Self {
+            api: Api::Extra,
+            path,
+            template: "extra",
+        }
+    }
 }
 
 fn known(path: &str) -> Option<(Api, &str, &'static str)> {

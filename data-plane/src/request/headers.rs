@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use hermes_core::address::ServerScheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use smallvec::SmallVec;
 
@@ -76,6 +77,9 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// How it reached the first proxy.
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// Which host the client asked, where endpoints get another one.
+pub(crate) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
 /// This run of the proxy, in the list of those that a request has passed (RFC 9110, 7.6.3).
 #[derive(Debug)]
 pub(crate) struct ViaEntry {
@@ -99,13 +103,13 @@ pub(crate) fn clean_request(headers: &mut HeaderMap) {
     join_cookies(headers);
 }
 
-/// Adds the address of the client, which is the peer of its connection: what the headers state
-/// besides is the claim of others.
-pub(crate) fn forward_for(headers: &mut HeaderMap, client: IpAddr) {
+/// Adds the address of the client, which is the peer of its connection, and the scheme of that: what
+/// the headers state besides is the claim of others.
+pub(crate) fn forward_for(headers: &mut HeaderMap, client: IpAddr, scheme: ServerScheme) {
     append(headers, FORWARDED_FOR, &client.to_canonical().to_string());
     headers
         .entry(FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static("http"));
+        .or_insert(HeaderValue::from_static(scheme.as_str()));
 }
 
 /// States that there is no body, where a server may wait for one: hyper states lengths of bodies
@@ -315,7 +319,8 @@ mod tests {
     fn the_clients_address_follows_what_it_claims() {
         let forwarded = |pairs: &[(&'static str, &'static str)], client: &str| {
             let mut headers = headers(pairs);
-            forward_for(&mut headers, client.parse().expect("an address"));
+            let client = client.parse().expect("an address");
+            forward_for(&mut headers, client, ServerScheme::Http);
             let value = |name| headers.get_all(name).iter().cloned().collect::<Vec<_>>();
             (value(FORWARDED_FOR), value(FORWARDED_PROTO))
         };

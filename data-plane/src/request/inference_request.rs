@@ -23,6 +23,7 @@ use crate::request::{
     lookup,
     prompt::RequestPrompt,
     request_body::{BodySpan, RequestBody},
+    route_terms::RouteTerms,
     stream_options,
 };
 
@@ -31,6 +32,7 @@ use crate::request::{
 const MAX_TARGET: usize = u16::MAX as usize - 2 - MAX_BASE_PATH;
 
 /// A client's request, parsed and not routed yet.
+#[derive(Clone)]
 pub(crate) struct InferenceRequest {
     pub(crate) api: Api,
     pub(crate) method: Method,
@@ -38,6 +40,8 @@ pub(crate) struct InferenceRequest {
     pub(crate) target: PathAndQuery,
     /// The client's headers, cleaned for an endpoint.
     pub(crate) headers: HeaderMap,
+    /// Of the route that it follows. Boxed: many requests follow none.
+    pub(crate) terms: Option<Box<RouteTerms>>,
     /// The client's bytes.
     body: RequestBody,
     positions: FieldPositions,
@@ -67,6 +71,7 @@ pub(crate) struct InferenceRequest {
 }
 
 /// What a client named, if anything, whose request is for another model.
+#[derive(Clone)]
 struct RewrittenModel {
     asked: Option<String>,
 }
@@ -80,6 +85,22 @@ impl InferenceRequest {
             let asked = self.model.replace(target.to_owned());
             self.rewritten = Some(Box::new(RewrittenModel { asked }));
         }
+    }
+
+    /// A copy for another pool: as the client sent it, and without a reference to what is stored in
+    /// this one.
+    pub(crate) fn copy(&self) -> Self {
+        Self {
+            model: self.asked_model().map(str::to_owned),
+            rewritten: None,
+            response: None,
+            ..self.clone()
+        }
+    }
+
+    /// Bytes of its body.
+    pub(crate) const fn body_bytes(&self) -> u64 {
+        self.body.len() as u64
     }
 
     /// The model that the client named.
@@ -219,6 +240,7 @@ impl InferenceRequest {
 }
 
 /// A reference to a stored response.
+#[derive(Clone)]
 pub(crate) struct ResponseReference {
     pub(crate) id: String,
     pub(crate) key: ResponseKey,
@@ -258,6 +280,7 @@ impl InferenceRequest {
             method,
             target,
             headers: head_headers,
+            terms: None,
             model: None,
             form_model: None,
             rewritten: None,

@@ -17,6 +17,10 @@ use crate::request::api::Api;
 pub(crate) enum LocalReply {
     #[error("nothing is served at this path; see the list of APIs in the documentation")]
     UnknownPath,
+    #[error("no route takes this request")]
+    NoRoute,
+    #[error("the route of this request leads nowhere")]
+    InvalidBackend,
     #[error("this path takes {0} only")]
     Method(&'static str),
     #[error("{0}")]
@@ -69,9 +73,11 @@ const LONGEST_ECHO: usize = 256;
 impl LocalReply {
     pub(crate) const fn status(&self) -> StatusCode {
         match self {
-            Self::UnknownPath | Self::UnknownModel { .. } | Self::UnknownResponse(_) => {
-                StatusCode::NOT_FOUND
-            }
+            Self::UnknownPath
+            | Self::NoRoute
+            | Self::UnknownModel { .. }
+            | Self::UnknownResponse(_) => StatusCode::NOT_FOUND,
+            Self::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadBody(_) | Self::NoModel(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -91,8 +97,10 @@ impl LocalReply {
     }
 
     /// Every [`LocalReply::code`].
-    pub(crate) const CODES: [&str; 20] = [
+    pub(crate) const CODES: [&str; 22] = [
         "unknown_url",
+        "route_not_found",
+        "invalid_backend",
         "method_not_allowed",
         "invalid_body",
         "request_too_large",
@@ -118,6 +126,8 @@ impl LocalReply {
     pub(crate) const fn code(&self) -> &'static str {
         match self {
             Self::UnknownPath => "unknown_url",
+            Self::NoRoute => "route_not_found",
+            Self::InvalidBackend => "invalid_backend",
             Self::Method(_) => "method_not_allowed",
             Self::BadBody(_) => "invalid_body",
             Self::TooLarge(_) => "request_too_large",
@@ -144,7 +154,9 @@ impl LocalReply {
         match self.status() {
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => "timeout_error",
-            StatusCode::BAD_GATEWAY | StatusCode::LOOP_DETECTED => "server_error",
+            StatusCode::BAD_GATEWAY
+            | StatusCode::LOOP_DETECTED
+            | StatusCode::INTERNAL_SERVER_ERROR => "server_error",
             StatusCode::SERVICE_UNAVAILABLE => "service_unavailable",
             _ => "invalid_request_error",
         }
@@ -231,7 +243,9 @@ impl LocalReply {
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => "timeout_error",
             StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
-            StatusCode::BAD_GATEWAY | StatusCode::LOOP_DETECTED => "api_error",
+            StatusCode::BAD_GATEWAY
+            | StatusCode::LOOP_DETECTED
+            | StatusCode::INTERNAL_SERVER_ERROR => "api_error",
             _ => "invalid_request_error",
         }
     }
@@ -299,6 +313,8 @@ mod tests {
     fn every_code_is_in_the_list_of_codes() {
         let all = [
             LocalReply::UnknownPath,
+            LocalReply::NoRoute,
+            LocalReply::InvalidBackend,
             LocalReply::Method("POST"),
             LocalReply::BadBody(String::new()),
             LocalReply::TooLarge(1),

@@ -19,7 +19,7 @@ pub(crate) const BYTES_PER_TOKEN: u64 = 4;
 
 /// The parts of a body that become the prompt: spans of raw JSON, in the order of chat templates.
 /// A part that the body does not have is empty.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct RequestPrompt {
     /// Of all parts in canonical form, or of the whole body where no part is known.
     bytes: u64,
@@ -37,7 +37,7 @@ pub(crate) struct RequestPrompt {
 
 /// Parameters of the chat template besides the conversation: raw JSON, and flags that the client
 /// set.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct PromptTemplate {
     pub(super) kwargs: BodySpan,
     pub(super) documents: BodySpan,

@@ -12,23 +12,23 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::client_requests::ClientRequests;
+use super::{client_requests::ClientRequests, client_stream::ClientStream};
 use crate::tcp::VanishedPeer;
 
 /// Notes for the connection's requests what the client sends, and leaves them the socket.
 pub(super) struct ClientSocket {
     /// Present until it is dropped.
-    stream: Option<TcpStream>,
+    stream: Option<ClientStream>,
     requests: ClientRequests,
 }
 
 impl ClientSocket {
-    pub(super) fn new(stream: TcpStream, requests: ClientRequests) -> Self {
+    pub(super) fn new(stream: ClientStream, requests: ClientRequests) -> Self {
         let stream = Some(stream);
         Self { stream, requests }
     }
 
-    fn stream(&mut self) -> Pin<&mut TcpStream> {
+    fn stream(&mut self) -> Pin<&mut ClientStream> {
         Pin::new(
             self.stream
                 .as_mut()
@@ -100,7 +100,7 @@ impl AsyncWrite for ClientSocket {
 impl Drop for ClientSocket {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
-            self.requests.leave(stream);
+            self.requests.leave(stream.into_socket());
         }
     }
 }

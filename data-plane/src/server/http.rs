@@ -1,9 +1,8 @@
-//! Accepting clients: HTTP/1.1, and HTTP/2 with prior knowledge, on one port.
+//! Accepting clients: HTTP/1.1, and HTTP/2 with prior knowledge or by ALPN, on one port.
 
 use std::{convert::Infallible, io, iter, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use hermes_runtime::shutdown::Drain;
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -24,8 +23,10 @@ use super::{
     client_deadlines::{self, Overdue},
     client_requests::ClientRequests,
     client_socket::{self, ClientSocket},
+    client_stream::ClientStream,
     graceful_close,
     lingering_close::linger,
+    served_port::ServedPort,
     stream_tasks::{StreamExecutor, StreamTasks, progress_or},
 };
 use crate::proxy::Proxy;
@@ -65,10 +66,10 @@ pub(crate) fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::Tc
     Ok(socket.into())
 }
 
-/// Serves clients until the drain is forced, or everybody has left after it began.
-pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>, drain: Drain) {
+/// Serves clients until the port's drain is forced, or everybody has left after it began.
+pub(crate) async fn serve(listener: TcpListener, port: Arc<ServedPort>) {
     let mut clients = JoinSet::new();
-    let draining = drain.draining();
+    let draining = port.drain.draining();
     tokio::pin!(draining);
     let mut is_failing = false;
     loop {
@@ -78,7 +79,7 @@ pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>, drain: Drain
             accepted = listener.accept(), if clients.len() < MAX_CLIENTS => match accepted {
                 Ok((stream, address)) => {
                     is_failing = false;
-                    clients.spawn(client(stream, address, Arc::clone(&proxy)));
+                    clients.spawn(client(stream, address, Arc::clone(&port)));
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely: a moment later some are free again.
@@ -93,7 +94,7 @@ pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>, drain: Drain
     // Step one of the drain: no new connection. The listener is closed before the wait, so that the
     // kernel refuses.
     drop(listener);
-    let forced = drain.forced();
+    let forced = port.drain.forced();
     tokio::pin!(forced);
     loop {
         tokio::select! {
@@ -103,36 +104,42 @@ pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>, drain: Drain
     }
 }
 
-async fn client(stream: TcpStream, address: SocketAddr, proxy: Arc<Proxy>) {
-    let _counted = Counted::new(&proxy);
+async fn client(stream: TcpStream, address: SocketAddr, port: Arc<ServedPort>) {
+    let proxy = &port.proxy;
+    let _counted = Counted::new(proxy);
     // An idle connection is work, too, until it may be closed: the process waits for it.
     let _work = proxy.drain.track();
     if let Err(error) = client_socket::prepare(&stream, proxy.client_limits().send) {
         tracing::debug!(%error, "a client's socket cannot be prepared");
         return;
     }
+    let Some(stream) = port.secured(stream).await else {
+        return;
+    };
     let requests = ClientRequests::new();
-    exchange(stream, address, &proxy, &requests).await;
+    exchange(stream, address, &port, &requests).await;
     if let Some(stream) = requests.take_leftover() {
-        linger(stream, &proxy.drain).await;
+        linger(stream, &port.drain).await;
     }
 }
 
 /// Answers the requests of one connection until either side closes it.
 async fn exchange(
-    stream: TcpStream,
+    stream: ClientStream,
     address: SocketAddr,
-    proxy: &Arc<Proxy>,
+    port: &Arc<ServedPort>,
     requests: &ClientRequests,
 ) {
+    let proxy = &port.proxy;
     let progress = Arc::new(AnswerProgress::new());
     let service = service_fn(|request: Request<Incoming>| {
         let open = requests.begin(request.version());
         let request = request.map(|body| ClientBody::new(body, requests.clone()));
-        let (proxy, progress) = (Arc::clone(proxy), Arc::clone(&progress));
+        let (port, progress) = (Arc::clone(port), Arc::clone(&progress));
         async move {
-            let response = proxy.serve(request, address).await;
-            let drains = proxy.drain.is_draining();
+            let proxy = &port.proxy;
+            let response = proxy.serve(request, (address, &port.entry)).await;
+            let drains = port.drain.is_draining();
             let send_timeout = proxy.client_limits().send;
             let progress = progress_or(&progress);
             Ok::<_, Infallible>(answer_body::answer(
@@ -151,7 +158,7 @@ async fn exchange(
     tokio::pin!(connection);
     // A set polls its future only when that future was woken, so that the events of the connection
     // do not touch the drain, which all connections of the process share.
-    let may_close = graceful_close::may_close(requests.clone(), proxy.drain.clone());
+    let may_close = graceful_close::may_close(requests.clone(), port.drain.clone());
     let mut may_close: FuturesUnordered<_> = iter::once(may_close).collect();
     let limits = || proxy.client_limits();
     let overdue = client_deadlines::overdue(requests.clone(), Arc::clone(&progress), limits);

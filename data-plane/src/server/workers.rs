@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     proxy::Proxy,
-    server::http,
+    server::{http, served_port::ServedPort},
     worker::{self, WorkerRuntime},
 };
 
@@ -55,6 +55,11 @@ impl Listeners {
 
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
         self.0[0].local_addr()
+    }
+
+    /// The listeners themselves, one for each worker.
+    pub(super) fn into_bound(self) -> Vec<std::net::TcpListener> {
+        self.0
     }
 
     /// The workers, to be served each by a task of its own: the end of one is the end of one task.
@@ -114,13 +119,13 @@ impl Worker {
         let _ = self.started.send(runtime.handle().clone());
         let served = runtime.block_on(async move {
             let listener = TcpListener::from_std(self.listener)?;
-            // Connections of gateways may be served here when no client is left.
-            let over = drain.forced();
-            let served = async {
-                http::serve(listener, proxy, drain).await;
-                over.await;
+            let port = ServedPort::usual(proxy, drain.clone());
+            let serving = async {
+                http::serve(listener, port).await;
+                // Connections of gateways and of other ports are served on this thread, too.
+                drain.forced().await;
             };
-            stop.run_until_cancelled(served).await;
+            stop.run_until_cancelled(serving).await;
             Ok(())
         });
         // The lookup of a name holds a thread of the runtime until the resolver answers.

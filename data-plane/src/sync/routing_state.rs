@@ -1,7 +1,8 @@
 //! What requests read of the control plane's messages: the view, the replicas, the age of load
-//! figures.
+//! figures; and which ports are open for them.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,6 +11,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use serde::Serialize;
 use tokio::sync::Notify;
 
 use crate::{link::score::ScoreClient, view::RoutingView, worker};
@@ -28,6 +30,23 @@ pub(crate) struct RoutingState {
     pub(crate) freshness: Arc<LoadFreshness>,
     /// Notified of every new view.
     pub(crate) changed: Arc<Notify>,
+    /// The ports of listeners.
+    pub(crate) ports: Arc<ArcSwap<Vec<ListenerPort>>>,
+}
+
+/// The port of one or several listeners, for the debug pages.
+#[derive(Debug, Serialize)]
+pub(crate) struct ListenerPort {
+    /// As the snapshot has it.
+    pub(crate) address: SocketAddr,
+    /// Their names.
+    pub(crate) listeners: Vec<Arc<str>>,
+    /// Where clients are served; `None`: nowhere.
+    pub(crate) bound: Option<SocketAddr>,
+    /// Why it is not open.
+    pub(crate) error: Option<String>,
+    /// Why certificates are not there, or not the newest ones.
+    pub(crate) certificate_problems: Vec<String>,
 }
 
 /// A replica with an open Score stream.

@@ -17,18 +17,19 @@ mod endpoints;
 mod pairs;
 mod picker;
 mod requests;
+mod routes;
 mod selections;
 mod sync;
 
 use std::{collections::HashMap, sync::Arc};
 
 use hermes_core::snapshot::Pool;
-use hermes_runtime::metrics::{HandleCache, Handles};
+use hermes_runtime::metrics::{HandleCache, Handles, SeriesScope};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 
 use self::{
     endpoints::EndpointFamilies, pairs::PairFamilies, requests::RequestFamilies,
-    selections::SelectionFamilies,
+    routes::RouteFamilies, selections::SelectionFamilies,
 };
 pub(crate) use self::{
     endpoints::{
@@ -38,6 +39,7 @@ pub(crate) use self::{
     pairs::{PairEnd, PairMetrics},
     picker::{PickerMetrics, PickerStreamEnd},
     requests::{ModelMetrics, RequestOutcome},
+    routes::{ClientHandshake, MirrorResult, PortMetrics, RouteMetrics, RouteResult},
     selections::{FallbackLevel, ScoreFailure, SelectionMetrics},
     sync::{SnapshotResult, SyncMetrics},
 };
@@ -51,8 +53,11 @@ pub(crate) struct ProxyMetrics {
     pub(crate) endpoints: EndpointFamilies,
     pub(crate) sync: SyncMetrics,
     pub(crate) picker: PickerMetrics,
+    pub(crate) ports: PortMetrics,
     selections: SelectionFamilies,
     pairs: PairFamilies,
+    routes: RouteFamilies,
+    by_route: HandleCache<Arc<str>, RouteMetrics>,
     pools: HandleCache<Arc<str>, PoolMetrics>,
     models: HandleCache<ModelKey, ModelMetrics>,
 }
@@ -89,6 +94,9 @@ impl ProxyMetrics {
             picker: PickerMetrics::register(registry),
             selections: SelectionFamilies::register(registry),
             pairs: PairFamilies::register(registry),
+            ports: PortMetrics::register(registry),
+            routes: RouteFamilies::register(registry),
+            by_route: HandleCache::default(),
             pools: HandleCache::default(),
             models: HandleCache::default(),
         }
@@ -102,6 +110,12 @@ impl ProxyMetrics {
             endpoints: self.endpoints.of_pool(pool, series),
             pairs: self.pairs.of_pool(pool, series),
         })
+    }
+
+    /// The handles of one route.
+    pub(crate) fn route(&self, route: &Arc<str>) -> Arc<Handles<RouteMetrics>> {
+        let of_route = |series: &mut SeriesScope| self.routes.of_route(route, series);
+        self.by_route.get(route, of_route)
     }
 
     /// The handles of the models of one pool.

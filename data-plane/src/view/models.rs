@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     request::local_reply::{LocalReply, echo},
-    view::RoutingView,
+    view::RoutingPool,
 };
 
 /// A name that clients may ask for.
@@ -31,16 +31,19 @@ pub(super) fn names(pool: &Pool) -> impl Iterator<Item = &Arc<str>> {
     own.chain(rewritten.filter_map(|rewrite| rewrite.model.as_ref()))
 }
 
-/// Every model once, LoRA adapters and rewritten names included; sorted by name.
-pub(crate) fn list(view: &RoutingView) -> Bytes {
-    let data: Vec<Value> = all(view).values().map(ListedModel::card).collect();
+/// Every model of these pools once, LoRA adapters and rewritten names included; sorted by name.
+pub(crate) fn list<'v>(pools: impl Iterator<Item = &'v Arc<RoutingPool>>) -> Bytes {
+    let data: Vec<Value> = all(pools).values().map(ListedModel::card).collect();
     Bytes::from(json!({"object": "list", "data": data}).to_string())
 }
 
-/// One model. Names may contain slashes and arrive percent-encoded or not.
-pub(crate) fn one(view: &RoutingView, path: &str) -> Result<Bytes, LocalReply> {
+/// One model of these pools. Names may contain slashes and arrive percent-encoded or not.
+pub(crate) fn one<'v>(
+    pools: impl Iterator<Item = &'v Arc<RoutingPool>>,
+    path: &str,
+) -> Result<Bytes, LocalReply> {
     let asked = decoded(path.strip_prefix("/v1/models/").unwrap_or(path));
-    let models = all(view);
+    let models = all(pools);
     match models.get(&*asked) {
         Some(model) => Ok(Bytes::from(model.card().to_string())),
         None => {
@@ -56,12 +59,14 @@ pub(crate) fn one(view: &RoutingView, path: &str) -> Result<Bytes, LocalReply> {
     }
 }
 
-fn all(view: &RoutingView) -> BTreeMap<&str, ListedModel<'_>> {
+fn all<'v>(
+    pools: impl Iterator<Item = &'v Arc<RoutingPool>>,
+) -> BTreeMap<&'v str, ListedModel<'v>> {
     let mut listed = BTreeMap::new();
     // Requests for a name that two pools serve go to the first pool, so the first pool's model is
     // listed; and in a pool, the rewrite of a name goes before the model of that name.
-    for pool in &view.pools {
-        let pool = &pool.pool;
+    for pool in pools {
+        let pool = &*pool.pool;
         let rewritten = pool.spec.rewrites.iter();
         let rewritten = rewritten.filter_map(|rewrite| ListedModel::rewritten(pool, rewrite));
         let own = pool.models.iter().map(|model| ListedModel::of(model));

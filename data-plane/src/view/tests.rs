@@ -70,6 +70,28 @@ fn a_pending_pool_is_built_once_for_all_versions_in_which_it_stays_the_same() {
     assert_eq!(complete.pools[0].upstreams.len(), 1);
 }
 
+#[test]
+fn routes_that_did_not_change_are_not_compiled_again() {
+    let routed = |epoch, created| {
+        let route = hermes_core::route::Route {
+            name: "all".into(),
+            listeners: Vec::new(),
+            hostnames: Vec::new(),
+            created,
+            rules: Vec::new(),
+        };
+        Arc::new(Snapshot {
+            routes: vec![Arc::new(route)].into(),
+            ..Snapshot::clone(&snapshot(epoch, &[1], false))
+        })
+    };
+    let first = next(None, routed(1, 0));
+    let second = next(Some(&first), routed(2, 0));
+    assert!(Arc::ptr_eq(&first.routes, &second.routes));
+    let third = next(Some(&second), routed(2, 1));
+    assert!(!Arc::ptr_eq(&second.routes, &third.routes));
+}
+
 /// The pool's endpoints with other labels.
 fn relabelled(snapshot: &Snapshot) -> Arc<Snapshot> {
     let pool = &snapshot.pools[0];

@@ -69,6 +69,7 @@ impl Scene {
             kv_events_listen: Vec::new(),
             control_plane_admin: None,
             picker: None,
+            listener_certificates: None,
         };
         let planes = Planes::start(options, shutdown.drain()).await?;
         let ready = tokio::time::timeout(READY, planes.readiness().ready());

@@ -14,11 +14,11 @@ use crate::request::{
 const MAX_KEPT: usize = 64;
 
 /// See the module. Those of one body: another one needs others.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct FieldPositions(OnceLock<Box<[KeptField]>>);
 
 /// A [`ScannedField`] that outlives the scan.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct KeptField {
     name: SmallVec<[u8; 24]>,
     start: usize,

@@ -34,6 +34,7 @@ mod refused_bodies;
 mod retry;
 mod rewrites;
 mod route;
+mod routes;
 mod routing_history;
 mod scheduling;
 mod score_streams;

@@ -12,6 +12,12 @@ use crate::{
     tls::authority::{Authority, Mounted},
 };
 
+/// A route, which has series of its own.
+const ROUTED: &str = "
+listeners: [{name: extra, address: '127.0.0.1:0'}]
+routes: [{name: extra, listeners: [extra], rules: [{backends: [{pool: chat}]}]}]
+";
+
 /// A metric as documented, or as exposed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Metric {
@@ -72,6 +78,7 @@ async fn busy_fleet(manager: &KvManagerServer) -> Fleet {
         pool,
         tls,
         engines: vec![publishing; 2],
+        top: ROUTED.to_owned(),
         ..Scene::of(0, "kv-aware")
     };
     let fleet = scene.start().await.expect("starts");
