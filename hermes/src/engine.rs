@@ -38,11 +38,12 @@ pub(crate) async fn run(args: EngineArgs) -> Result<(), Failure> {
             .map(|address| format!(", found by decode engines at {address}"))
             .unwrap_or_default();
         let role = match pair.role {
-            PairRole::Prefill => "prefill",
-            PairRole::Decode => "decode",
+            PairRole::Prefill => "a prefill engine",
+            PairRole::Decode => "a decode engine",
+            PairRole::Both => "an engine for prefill and decode",
         };
         output::line(format_args!(
-            "a {role} engine{side_channel}; what it sees of pairs: curl {url}/sim/pairs"
+            "{role}{side_channel}; what it sees of pairs: curl {url}/sim/pairs"
         ))?;
     }
     output::line(format_args!(

@@ -373,6 +373,9 @@ pub struct Endpoint {
     /// The zone of that machine; unset if it is not known.
     #[prost(string, optional, tag = "12")]
     pub zone: ::core::option::Option<::prost::alloc::string::String>,
+    /// Of ROLE_AGGREGATE: it may also be either half of a pair.
+    #[prost(bool, tag = "13")]
+    pub does_both: bool,
 }
 /// A data-parallel rank of a prefill endpoint.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

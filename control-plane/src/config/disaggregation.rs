@@ -68,6 +68,12 @@ pub(super) fn read(section: &mut Section<'_>) -> PoolRoles {
         ("prefill", Role::Prefill, "Static prefill endpoints."),
         ("decode", Role::Decode, "Static decode endpoints."),
         (
+            "both",
+            Role::Both,
+            "For `vllm-nixl` and `shared-storage`: static endpoints that may be either half of a pair, and serve whole \
+             requests. With the other dialects, they only serve whole requests.",
+        ),
+        (
             "leaders",
             Role::Leader,
             "For `leader-headers`: static proxies in front of these pairs.",
@@ -107,6 +113,11 @@ fn read_names(section: &mut Section<'_>) -> RoleNames {
             "decodeValue",
             Role::Decode,
             "The same for decode endpoints.",
+        ),
+        (
+            "bothValue",
+            Role::Both,
+            "The same for endpoints that do both.",
         ),
         ("leaderValue", Role::Leader, "The same for leaders."),
     ];

@@ -156,7 +156,8 @@ pub(super) fn read(pool: &mut Section<'_>) -> Vec<EndpointSource> {
         "Endpoints that are discovered in Kubernetes.",
         read_kubernetes,
     );
-    let has_roles = pool.has_inside("disaggregation", "decode");
+    let has_roles =
+        pool.has_inside("disaggregation", "decode") || pool.has_inside("disaggregation", "both");
     if !pool.has("endpoints") && !pool.has("kubernetes") && !has_roles {
         pool.error(
             "endpoints",

@@ -50,6 +50,9 @@ pub enum Role {
     /// Prefill and decode in one server.
     #[default]
     Aggregate,
+    /// The same, and it may be either half of a pair, where the dialect of the pool has such
+    /// engines.
+    Both,
     /// Computes the KV cache of prompts for a decode server.
     Prefill,
     /// Generates tokens from a KV cache that a prefill server computed.
@@ -246,6 +249,7 @@ impl Role {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Aggregate => "aggregate",
+            Self::Both => "both",
             Self::Prefill => "prefill",
             Self::Decode => "decode",
             Self::Leader => "leader",

@@ -184,7 +184,7 @@ impl Picker {
             .members(ask.model, ask.query.split)
             .is_ok_and(|members| members.contains(position));
         match load.health {
-            _ if !holds && role != Role::Aggregate => ExclusionReason::Role,
+            _ if !holds && !matches!(role, Role::Aggregate | Role::Both) => ExclusionReason::Role,
             _ if !holds => ExclusionReason::Model,
             _ if ask.query.exclude.contains(&id) => ExclusionReason::Tried,
             // Past a gate, neither health nor turns exclude anyone.

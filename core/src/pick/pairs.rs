@@ -78,7 +78,7 @@ impl Partners {
 /// Whether this endpoint serves whole requests.
 pub(super) fn serves_alone(pool: &Pool, position: usize) -> bool {
     match pool.endpoints[position].role {
-        Role::Aggregate => true,
+        Role::Aggregate | Role::Both => true,
         Role::Prefill | Role::Leader => false,
         Role::Decode => {
             let rules = pool.spec.policy.disaggregation.as_ref();
@@ -117,16 +117,12 @@ impl Picker {
     }
 
     fn is_any_pair_up(&self, sets: SplitCandidates<'_>, is_up: impl Fn(usize) -> bool) -> bool {
-        let mut takes_over = vec![false; self.pair_groups()];
-        for position in sets.decodes.positions().filter(|&position| is_up(position)) {
-            if let Some(group) = self.pair_group(position) {
-                takes_over[group] = true;
-            }
-        }
-        sets.first.positions().any(|position| {
-            let group = self.pair_group(position);
-            group.is_some_and(|group| takes_over[group]) && is_up(position)
-        })
+        let Some(pairs) = &self.pairs else {
+            return false;
+        };
+        let partners = pairs.partners(sets.decodes.positions().filter(|&decode| is_up(decode)));
+        let mut up = sets.first.positions().filter(|&position| is_up(position));
+        up.any(|position| partners.exist_for(self.pair_site(position)))
     }
 
     /// Who may serve a request that may be split; `None` if no pair holds the model.
@@ -153,6 +149,12 @@ impl Picker {
     /// The group inside which the endpoint at a position is paired.
     pub(crate) fn pair_group(&self, position: usize) -> Option<usize> {
         self.pairs.as_ref()?.group_of(position)
+    }
+
+    /// Whether some endpoint only computes prompts for others. Else no request has to be split, and
+    /// pairs are made where they seem to cost less.
+    pub(crate) fn has_prefill_endpoints(&self) -> bool {
+        self.pairs.as_ref().is_some_and(|pairs| pairs.has_prefills)
     }
 
     /// Where the endpoint at a position is among those that it may be paired with.
@@ -274,6 +276,7 @@ impl Picker {
             return Partners::default();
         };
         let decodes = self.decodes(group, model);
+        let decodes = decodes.filter(move |&position| position != prefill);
         let after = start % decodes.clone().count().max(1);
         let in_turn = decodes.clone().skip(after).chain(decodes.take(after));
         let mut best: SmallVec<[(R, usize); MAX_RANKED + 1]> = SmallVec::new();
@@ -314,7 +317,8 @@ impl Picker {
             return None;
         }
         let group = self.pair_group(prefill)?;
-        let others = self.decodes(group, model).filter_map(ready);
+        let others = self.decodes(group, model);
+        let others = others.filter(|&other| other != prefill).filter_map(ready);
         let best = others.reduce(|best, other| if other.0 < best.0 { other } else { best });
         best.map(|(_, position)| position)
     }

@@ -97,6 +97,13 @@ impl PairDialect {
         matches!(self, Self::VllmMooncake)
     }
 
+    /// Whether one engine may be either half of a pair, for one request this and for another that:
+    /// vLLM's `kv_role: kv_both`, and any engine of a store.
+    #[must_use]
+    pub const fn has_engines_for_both(self) -> bool {
+        matches!(self, Self::VllmNixl | Self::SharedStorage)
+    }
+
     /// Whether pairs are reached through the leader of their group.
     #[must_use]
     pub const fn needs_leader(self) -> bool {

@@ -55,6 +55,7 @@ impl Scheduler {
         lookup: &CacheLookup,
         now: Duration,
     ) -> Option<CacheSource> {
+        self.endpoints.pair_is_made();
         let uncached = query.prompt_tokens.saturating_sub(prefill.cached_tokens);
         let replaced = self.endpoints.ledger().get(key);
         let legs = [

@@ -54,6 +54,7 @@ pub(crate) struct PoolUrls {
     endpoints: Vec<String>,
     prefill: Vec<String>,
     decode: Vec<String>,
+    both: Vec<String>,
 }
 
 /// What runs.
@@ -227,6 +228,7 @@ impl PoolUrls {
             None => &mut self.endpoints,
             Some(PairRole::Prefill) => &mut self.prefill,
             Some(PairRole::Decode) => &mut self.decode,
+            Some(PairRole::Both) => &mut self.both,
         }
     }
 
@@ -236,16 +238,18 @@ impl PoolUrls {
             endpoints,
             prefill,
             decode,
+            both,
         } = self;
+        let roles = [("prefill", prefill), ("decode", decode), ("both", both)];
+        let keys = roles.iter().filter(|(_, urls)| !urls.is_empty());
+        let keys = keys.map(|(role, urls)| format!(", {role}: [{}]", urls.join(", ")));
+        let keys: String = keys.collect();
         let mut yaml = format!("{top}pools:\n- name: chat\n");
-        if !endpoints.is_empty() || prefill.is_empty() {
+        if !endpoints.is_empty() || keys.is_empty() {
             yaml.push_str(&format!("  endpoints: [{}]\n", endpoints.join(", ")));
         }
-        if !prefill.is_empty() {
-            let (prefill, decode) = (prefill.join(", "), decode.join(", "));
-            yaml.push_str(&format!(
-                "  disaggregation: {{dialect: vllm-nixl, prefill: [{prefill}], decode: [{decode}]}}\n"
-            ));
+        if !keys.is_empty() {
+            yaml.push_str(&format!("  disaggregation: {{dialect: vllm-nixl{keys}}}\n"));
         }
         yaml.push_str(pool);
         yaml

@@ -463,7 +463,7 @@ fn side_channel(config: &EngineConfig, engine: SocketAddr) -> io::Result<Option<
     let Some(pair) = config
         .pair
         .as_ref()
-        .filter(|pair| pair.role == PairRole::Prefill)
+        .filter(|pair| pair.role != PairRole::Decode)
     else {
         return Ok(None);
     };

@@ -77,6 +77,8 @@ pub enum PairRole {
     Prefill,
     /// Generates answers.
     Decode,
+    /// Either, as a request asks for, and whole requests: vLLM's `kv_role: kv_both`.
+    Both,
 }
 
 /// How the engines of a pair find each other.
@@ -149,7 +151,12 @@ impl PairConfig {
     /// `InvalidInput` naming the first one that is wrong.
     pub(crate) fn check(&self) -> io::Result<()> {
         let is_rate = self.transfer_rate.is_finite() && self.transfer_rate > 0.0;
+        let has_role = self.role != PairRole::Both || self.protocol == PairProtocol::VllmNixl;
         let checks = [
+            (
+                has_role,
+                "an engine that does both needs the protocol vllm-nixl",
+            ),
             (is_rate, "transfer rate must be above 0"),
             (!self.lease.is_zero(), "lease must be above 0"),
         ];
@@ -170,16 +177,21 @@ impl PairEngine {
         let leg = match (self.protocol, self.role) {
             (PairProtocol::VllmNixl, PairRole::Prefill) => vllm_nixl::prefill(&fields),
             (PairProtocol::VllmNixl, PairRole::Decode) => vllm_nixl::decode(self, &fields).await,
+            (PairProtocol::VllmNixl, PairRole::Both) => vllm_nixl::either(self, &fields).await,
             (PairProtocol::Sglang, PairRole::Prefill) => sglang::prefill(self, &fields).await,
-            (PairProtocol::Sglang, PairRole::Decode) => sglang::decode(self, &fields).await,
+            (PairProtocol::Sglang, PairRole::Decode | PairRole::Both) => {
+                sglang::decode(self, &fields).await
+            }
             (PairProtocol::VllmMooncake, PairRole::Prefill) => {
                 vllm_mooncake::prefill(self, &fields, request.header("x-data-parallel-rank"))
             }
-            (PairProtocol::VllmMooncake, PairRole::Decode) => {
+            (PairProtocol::VllmMooncake, PairRole::Decode | PairRole::Both) => {
                 vllm_mooncake::decode(self, &fields).await
             }
             (PairProtocol::Trtllm, PairRole::Prefill) => trtllm::context(self, &fields),
-            (PairProtocol::Trtllm, PairRole::Decode) => trtllm::generation(self, &fields).await,
+            (PairProtocol::Trtllm, PairRole::Decode | PairRole::Both) => {
+                trtllm::generation(self, &fields).await
+            }
         };
         leg.map_err(|failure| self.refuse(failure))
     }

@@ -87,7 +87,7 @@ impl From<&Endpoint> for v1::Endpoint {
         } = endpoint;
         let text = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);
         let wire_role = match role {
-            Role::Aggregate => v1::Role::Aggregate,
+            Role::Aggregate | Role::Both => v1::Role::Aggregate,
             Role::Prefill | Role::Leader => v1::Role::Prefill,
             Role::Decode => v1::Role::Decode,
         };
@@ -108,6 +108,7 @@ impl From<&Endpoint> for v1::Endpoint {
                 .collect(),
             node: text(node),
             zone: text(zone),
+            does_both: *role == Role::Both,
         }
     }
 }
@@ -151,6 +152,7 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             ranks,
             node,
             zone,
+            does_both,
         } = wire;
         let address = match address {
             Some(address) => ServerAddress::try_from(address).map_err(|e| e.inside("address"))?,
@@ -160,6 +162,7 @@ impl TryFrom<v1::Endpoint> for Endpoint {
         };
         let role = match v1::Role::try_from(role) {
             Ok(_) if leads_group => Role::Leader,
+            Ok(v1::Role::Aggregate) if does_both => Role::Both,
             Ok(v1::Role::Aggregate) => Role::Aggregate,
             Ok(v1::Role::Prefill) => Role::Prefill,
             Ok(v1::Role::Decode) => Role::Decode,

@@ -169,12 +169,12 @@ fn every_value_of_the_full_example_arrives() {
         )
     );
     let leader = ("pd-proxy".to_owned(), Role::Leader);
-    assert!(names.values.len() == 3 && names.values.contains(&leader));
+    assert!(names.values.len() == 4 && names.values.contains(&leader));
     let roles = roles.iter().map(|source| match source {
         EndpointSource::StaticRole(role, urls) => (*role, urls.len()),
         other => panic!("endpoints with a role: {other:?}"),
     });
-    let expected = [(Role::Prefill, 1), (Role::Decode, 1), (Role::Leader, 1)];
+    let expected = [Role::Prefill, Role::Decode, Role::Both, Role::Leader].map(|role| (role, 1));
     assert!(roles.eq(expected));
     let expected = DisaggregationPolicy {
         dialect: PairDialect::Sglang,

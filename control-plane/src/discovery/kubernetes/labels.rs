@@ -56,9 +56,8 @@ pub(crate) fn role_labels<'a>(
     let role = match named {
         _ if known.is_some() => known.map(|(_, role)| *role),
         None => None,
-        Some("aggregate" | "both" | "prefill-decode" | "encode-prefill-decode") => {
-            Some(Role::Aggregate)
-        }
+        Some("aggregate") => Some(Role::Aggregate),
+        Some("both" | "prefill-decode" | "encode-prefill-decode") => Some(Role::Both),
         Some("prefill" | "encode-prefill") => Some(Role::Prefill),
         Some("decode" | "encode-decode") => Some(Role::Decode),
         Some("leader") => Some(Role::Leader),
@@ -115,7 +114,7 @@ mod tests {
         for name in ROLE {
             assert_eq!(role(&[(name, "prefill")]), Some(Role::Prefill), "{name}");
             assert_eq!(role(&[(name, "decode")]), Some(Role::Decode), "{name}");
-            assert_eq!(role(&[(name, "both")]), Some(Role::Aggregate), "{name}");
+            assert_eq!(role(&[(name, "both")]), Some(Role::Both), "{name}");
         }
     }
 
@@ -152,7 +151,7 @@ mod tests {
     fn the_eight_roles_of_llm_d_are_known() {
         let role = |value| role(&[("llm-d.ai/role", value)]);
         for value in ["both", "prefill-decode", "encode-prefill-decode"] {
-            assert_eq!(role(value), Some(Role::Aggregate), "{value}");
+            assert_eq!(role(value), Some(Role::Both), "{value}");
         }
         for value in ["prefill", "encode-prefill"] {
             assert_eq!(role(value), Some(Role::Prefill), "{value}");

@@ -1,14 +1,14 @@
 //! The pairs of a pool: groups of endpoints that may be paired with each other, and who may serve a
 //! request that is split.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
+
+use smallvec::SmallVec;
 
 use super::{place::Place, serves_alone};
 use crate::{
     pick::EligibleSetId,
+    policy::PairDialect,
     snapshot::{Endpoint, Pool, Role},
 };
 
@@ -22,6 +22,8 @@ pub(in crate::pick) struct PairTable {
     pub(super) places: Vec<Place>,
     /// The number of nodes and of zones that are shared by both sides of a group.
     pub(super) shared: SharedPlaces,
+    /// Some endpoint only computes prompts for others.
+    pub(super) has_prefills: bool,
     /// The sets of split requests that name no model, or one that every endpoint holds.
     pub(super) everyone: SplitSets,
     /// Those of each model, by its position in the pool's models.
@@ -42,6 +44,10 @@ pub(super) struct PairGroup {
 pub(crate) struct PairSite {
     /// Its group.
     pub(crate) group: u32,
+    /// Whether it computes prompts for others.
+    pub(crate) computes: bool,
+    /// Whether it takes over what others compute.
+    pub(crate) takes_over: bool,
     pub(crate) place: Place,
     /// The number of its group and its zone, if both sides of the group are there.
     pub(crate) zone: Option<u32>,
@@ -72,8 +78,29 @@ pub(super) struct SplitSets {
     pub(super) decodes: EligibleSetId,
 }
 
+/// How many endpoints of each group take over what others compute.
+pub(super) struct PartnerCounts(Vec<u32>);
+
 /// Positions of a [`SplitSets`], in ascending order.
 pub(in crate::pick) type SplitPositions = [Vec<usize>; 3];
+
+impl PairGroup {
+    /// Its only endpoint is both halves, and has no partner.
+    fn is_one_endpoint(&self) -> bool {
+        self.prefills.len() == 1 && self.prefills == self.decodes
+    }
+}
+
+impl PartnerCounts {
+    /// Whether an endpoint with this site, which is one of those that are counted if it takes over,
+    /// computes prompts for another one.
+    pub(super) fn exist_for(&self, site: Option<PairSite>) -> bool {
+        site.is_some_and(|site| {
+            let Self(counts) = self;
+            site.computes && counts[site.group as usize] > u32::from(site.takes_over)
+        })
+    }
+}
 
 impl PairTable {
     /// The pairs of a pool, without sets; `None` if its requests are not split.
@@ -81,22 +108,14 @@ impl PairTable {
         let rules = pool.spec.policy.disaggregation.as_ref()?;
         let mut groups: HashMap<PairKey, PairGroup> = HashMap::new();
         for (position, endpoint) in pool.endpoints.iter().enumerate() {
-            let key = || (endpoint.group.clone(), endpoint.pairing.version.clone());
-            match endpoint.role {
-                // Until more is known of it, it is no partner.
-                Role::Prefill if !endpoint.pairing.suffice(rules.dialect) => {}
-                Role::Prefill => groups
-                    .entry(key())
-                    .or_default()
-                    .prefills
-                    .push(position as u32),
-                Role::Decode => groups
-                    .entry(key())
-                    .or_default()
-                    .decodes
-                    .push(position as u32),
-                Role::Aggregate | Role::Leader => {}
+            let (computes, takes_over) = halves(endpoint, rules.dialect);
+            if !computes && !takes_over {
+                continue;
             }
+            let key = (endpoint.group.clone(), endpoint.pairing.version.clone());
+            let group = groups.entry(key).or_default();
+            group.prefills.extend(computes.then_some(position as u32));
+            group.decodes.extend(takes_over.then_some(position as u32));
         }
         for ((name, _), group) in &mut groups {
             let leads =
@@ -108,11 +127,14 @@ impl PairTable {
         let is_usable = |group: &PairGroup| {
             !group.prefills.is_empty()
                 && !group.decodes.is_empty()
+                && !group.is_one_endpoint()
                 && (!rules.dialect.needs_leader() || !group.leaders.is_empty())
         };
         let groups: Vec<PairGroup> = groups.into_values().filter(is_usable).collect();
         let places = Place::of(pool);
         let (sites, shared) = sites(&groups, &places);
+        let only_computes = |site: &PairSite| site.computes && !site.takes_over;
+        let has_prefills = sites.iter().flatten().any(only_computes);
         let none = SplitSets {
             first: EligibleSetId::EVERYONE,
             compared: EligibleSetId::EVERYONE,
@@ -123,6 +145,7 @@ impl PairTable {
             sites,
             places,
             shared,
+            has_prefills,
             everyone: none,
             models: Vec::new(),
         })
@@ -135,31 +158,17 @@ impl PairTable {
         pool: &Pool,
         holders: impl Iterator<Item = usize> + Clone,
     ) -> SplitPositions {
-        let is = |role| move |position: &usize| pool.endpoints[*position].role == role;
-        let paired = holders
-            .clone()
-            .filter(|&position| self.sites[position].is_some());
-        let decodes: Vec<usize> = paired.clone().filter(is(Role::Decode)).collect();
-        let mut has_decode = vec![false; self.groups.len()];
-        for group in decodes
-            .iter()
-            .filter_map(|&position| self.group_of(position))
-        {
-            has_decode[group] = true;
-        }
-        let has_partner = |position: &usize| {
-            self.group_of(*position)
-                .is_some_and(|group| has_decode[group])
-        };
-        if !paired
-            .filter(is(Role::Prefill))
-            .any(|prefill| has_partner(&prefill))
-        {
+        let takes_over =
+            |position: &usize| self.sites[*position].is_some_and(|site| site.takes_over);
+        let decodes: Vec<usize> = holders.clone().filter(takes_over).collect();
+        let partners = self.partners(decodes.iter().copied());
+        let has_partner = |position: usize| partners.exist_for(self.sites[position]);
+        if !holders.clone().any(has_partner) {
             return SplitPositions::default();
         }
         let may_be_first = |position: &usize| match pool.endpoints[*position].role {
-            Role::Aggregate => true,
-            Role::Prefill => has_partner(position),
+            Role::Aggregate | Role::Both => true,
+            Role::Prefill => has_partner(*position),
             Role::Decode | Role::Leader => false,
         };
         let may_serve = |position: &usize| may_be_first(position) || serves_alone(pool, *position);
@@ -188,6 +197,15 @@ impl PairTable {
         self.models = has_own.map(&mut of_model).collect();
     }
 
+    /// How many of these endpoints, which take over what others compute, each group has.
+    pub(super) fn partners(&self, decodes: impl Iterator<Item = usize>) -> PartnerCounts {
+        let mut counts = vec![0; self.groups.len()];
+        for group in decodes.filter_map(|position| self.group_of(position)) {
+            counts[group] += 1;
+        }
+        PartnerCounts(counts)
+    }
+
     /// The index of an endpoint's group.
     pub(super) fn group_of(&self, position: usize) -> Option<usize> {
         Some(self.sites[position]?.group as usize)
@@ -195,6 +213,20 @@ impl PairTable {
 
     pub(super) fn group(&self, position: usize) -> Option<&PairGroup> {
         Some(&self.groups[self.group_of(position)?])
+    }
+}
+
+/// Whether an endpoint computes prompts for others, and whether it takes over what others compute.
+fn halves(endpoint: &Endpoint, dialect: PairDialect) -> (bool, bool) {
+    match endpoint.role {
+        // Until more is known of it, it is no partner.
+        Role::Prefill => (endpoint.pairing.suffice(dialect), false),
+        Role::Decode => (false, true),
+        Role::Both => {
+            let is_either = dialect.has_engines_for_both();
+            (is_either && endpoint.pairing.suffice(dialect), is_either)
+        }
+        Role::Aggregate | Role::Leader => (false, false),
     }
 }
 
@@ -209,6 +241,8 @@ fn sites(groups: &[PairGroup], places: &[Place]) -> (Vec<Option<PairSite>>, Shar
             let place = places[position as usize];
             sites[position as usize] = Some(PairSite {
                 group: index as u32,
+                computes: group.prefills.binary_search(&position).is_ok(),
+                takes_over: group.decodes.binary_search(&position).is_ok(),
                 place,
                 zone: shared_zones.get(&place.zone).copied(),
                 node: shared_nodes.get(&place.node).copied(),
@@ -222,15 +256,21 @@ fn sites(groups: &[PairGroup], places: &[Place]) -> (Vec<Option<PairSite>>, Shar
     (sites, shared)
 }
 
-/// The places where both sides of a group are, with numbers from `next` on.
+/// The places where two endpoints of a group may be a pair, with numbers from `next` on.
 fn shared(group: &PairGroup, next: &mut u32, place: impl Fn(usize) -> u32) -> HashMap<u32, u32> {
-    let prefills: HashSet<u32> = (group.prefills.iter())
-        .map(|&position| place(position as usize))
-        .collect();
+    let mut prefills: HashMap<u32, SmallVec<[u32; 2]>> = HashMap::new();
+    for &position in &group.prefills {
+        let there = prefills.entry(place(position as usize)).or_default();
+        if there.len() < 2 {
+            there.push(position);
+        }
+    }
     let mut numbers = HashMap::new();
     for &position in &group.decodes {
         let place = place(position as usize);
-        if prefills.contains(&place) {
+        let there = prefills.get(&place);
+        // One that does both is no partner of itself.
+        if there.is_some_and(|there| there.iter().any(|&prefill| prefill != position)) {
             numbers.entry(place).or_insert_with(|| {
                 *next += 1;
                 *next - 1

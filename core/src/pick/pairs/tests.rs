@@ -368,6 +368,50 @@ fn the_only_prefill_endpoint_is_one_server_if_no_other_endpoint_serves_alone() {
 }
 
 #[test]
+fn endpoints_that_do_both_are_two_halves_only_where_there_are_two() {
+    let both = |endpoints: &[(Role, &str)]| splits(&picker(PairDialect::VllmNixl, endpoints), &[]);
+    assert!(!both(&[(Role::Both, "")]));
+    assert!(both(&[(Role::Both, ""), (Role::Both, "")]));
+    assert!(
+        !both(&[(Role::Both, "a"), (Role::Both, "b")]),
+        "other groups"
+    );
+    assert!(both(&[(Role::Prefill, ""), (Role::Both, "")]));
+    assert!(both(&[(Role::Both, ""), (Role::Decode, "")]));
+    assert!(!both(&[(Role::Both, ""), (Role::Aggregate, "")]));
+    let two = picker(PairDialect::VllmNixl, &[(Role::Both, ""), (Role::Both, "")]);
+    let none = std::iter::empty;
+    assert!(!two.splits(&query(), None, none(), |position| position == 0));
+    let sglang = picker(PairDialect::Sglang, &[(Role::Both, ""), (Role::Both, "")]);
+    assert!(!splits(&sglang, &[]), "it has no such engines");
+}
+
+#[test]
+fn a_picker_by_itself_sends_whole_requests_to_those_that_do_both() {
+    let both = [(Role::Both, ""), (Role::Both, "")];
+    let alone = placements(&picker(PairDialect::VllmNixl, &both), |_| Load::default());
+    assert!(alone.iter().all(|(prefill, decode)| prefill == decode));
+    let one_prefill = [(Role::Prefill, ""), (Role::Both, "")];
+    let picker = picker(PairDialect::VllmNixl, &one_prefill);
+    let busy = |position| load(if position == 1 { 9 } else { 0 }, 0.0);
+    assert!(
+        placements(&picker, busy).contains(&(0, 1)),
+        "or pairs with them"
+    );
+}
+
+#[test]
+fn a_prompt_that_is_computed_is_not_answered_by_the_same_endpoint() {
+    let three = picker(PairDialect::VllmNixl, &[(Role::Both, ""); 3]);
+    let loads = [Load::default(), load(1, 0.96), load(9, 0.2)];
+    let other = |pair| three.other_decode(pair, None, |at| loads[at], &mut SeededRng::new(1));
+    assert_eq!(other((0, 1)), Some(2), "the idle one computed it");
+    let two = picker(PairDialect::VllmNixl, &[(Role::Both, ""); 2]);
+    let other = two.other_decode((0, 1), None, |at| loads[at], &mut SeededRng::new(1));
+    assert_eq!(other, None);
+}
+
+#[test]
 fn a_decode_endpoint_that_is_near_may_have_up_to_one_request_more() {
     let location = |zone: &str| PairingFacts {
         location: EndpointLocation {

@@ -89,6 +89,8 @@ mod tests {
 
     const SITE: PairSite = PairSite {
         group: 0,
+        computes: true,
+        takes_over: true,
         place: Place { zone: 0, node: 0 },
         zone: None,
         node: None,

@@ -18,6 +18,11 @@ const ANSWER_WEIGHT: f64 = 0.08;
 const LEAST_DECODING: f64 = 0.05;
 
 impl Fleet {
+    /// A request is booked at a pair.
+    pub(in crate::scheduler) fn pair_is_made(&mut self) {
+        self.transfers.pair_is_made(self.answers);
+    }
+
     /// The decode endpoint of a pair took `tokens` tokens over in this time.
     pub(in crate::scheduler) fn transferred(
         &mut self,

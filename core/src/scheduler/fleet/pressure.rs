@@ -24,11 +24,11 @@ impl Fleet {
         let (mut reporting, mut used) = (0.0, 0.0);
         for (position, endpoint) in self.pool().endpoints.iter().enumerate() {
             let (engine, terms) = (&self.engines[position], &self.terms[position]);
-            if matches!(endpoint.role, Role::Prefill | Role::Aggregate) {
+            if !matches!(endpoint.role, Role::Decode | Role::Leader) {
                 lanes += f64::from(engine.lanes());
                 seconds += self.flights[position].tokens as f64 * terms.per_token;
             }
-            if matches!(endpoint.role, Role::Decode | Role::Aggregate)
+            if !matches!(endpoint.role, Role::Prefill | Role::Leader)
                 && let Some(share) = engine.used_share()
             {
                 reporting += 1.0;

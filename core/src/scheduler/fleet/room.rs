@@ -53,7 +53,7 @@ impl Fleet {
         split: bool,
     ) -> Result<&Arc<EligibleSet>, NoEndpoint> {
         let sets = self.picker.split_candidates(model);
-        match sets.filter(|_| split && self.are_transfers_known()) {
+        match sets.filter(|_| split && self.compares_pairs()) {
             Some(sets) => Ok(sets.compared),
             None => self.picker.members(model, split),
         }

@@ -24,6 +24,13 @@ const ENGINE_WAIT: Duration = Duration::from_secs(2);
 /// is displaced sooner than at a prefill endpoint: some turn of each conversation is computed again.
 const CACHE_LOSS: f64 = 0.2;
 
+/// What a transfer is assumed to take besides, in seconds, until pairs have shown it.
+const ASSUMED_BASE: f64 = 0.02;
+
+/// Tokens of a KV cache that are assumed to be moved in a second until then: of a model of 8 B
+/// parameters (131,072 bytes a token) over half of 100 Gbit/s.
+const ASSUMED_RATE: f64 = 5e4;
+
 /// How well a decode endpoint takes a prompt over: less is better.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::scheduler) struct TakeoverRank {
@@ -50,9 +57,9 @@ impl Fleet {
         if self.picker.pair_groups() == 0 {
             return SplitTerms::default();
         }
-        let is_prefill = self.pool().endpoints[position].role == Role::Prefill;
-        let site = self.picker.pair_site(position).filter(|_| is_prefill);
-        if site.is_some() {
+        let site = self.picker.pair_site(position);
+        let site = site.filter(|site| site.computes);
+        if site.is_some() && !self.picker.serves_alone(position) {
             return SplitTerms {
                 serves_alone: false,
                 site,
@@ -67,7 +74,7 @@ impl Fleet {
         };
         SplitTerms {
             serves_alone: true,
-            site,
+            site: site.filter(|_| self.makes_pairs_of_both()),
             delay: self.delay(position) + loss,
             answer: self.answer(position, now),
         }
@@ -118,12 +125,27 @@ impl Fleet {
         now: Duration,
     ) -> Option<usize> {
         let group = self.picker.pair_group(prefill)?;
-        let ranked = self.picker.decodes(group, model).map(|decode| {
+        let decodes = self.picker.decodes(group, model);
+        let others = decodes.filter(|&decode| decode != prefill);
+        let ranked = others.map(|decode| {
             let rank = self.takeover_rank((prefill, decode), (query, lookup), 0.0, now);
             (rank, decode)
         });
         let best = ranked.reduce(|best, other| if other.0 < best.0 { other } else { best });
         best.map(|(_, decode)| decode)
+    }
+
+    /// Whether pairs are compared with endpoints that serve whole requests: what they cost is known,
+    /// or assumed, where no endpoint is there for pairs only.
+    pub(in crate::scheduler) fn compares_pairs(&self) -> bool {
+        self.are_transfers_known() || !self.picker.has_prefill_endpoints()
+    }
+
+    /// Whether endpoints that do both may be prefill halves: as pairs are compared, but where nothing
+    /// is known only a few are tried.
+    fn makes_pairs_of_both(&self) -> bool {
+        let may_be_tried = || self.transfers.may_be_tried(self.answers);
+        self.are_transfers_known() || (!self.picker.has_prefill_endpoints() && may_be_tried())
     }
 
     /// Whether pairs have shown how long transfers take.
@@ -145,7 +167,8 @@ impl Fleet {
             return true;
         };
         let decodes = self.picker.decodes(group, model);
-        let mut ready = decodes.filter(|&position| self.loads[position].health.takes_turns());
+        let others = decodes.filter(|&decode| decode != prefill);
+        let mut ready = others.filter(|&position| self.loads[position].health.takes_turns());
         let mut is_any_ready = false;
         ready.any(|position| {
             is_any_ready = true;
@@ -191,10 +214,22 @@ impl Fleet {
         RankedHandover {
             is_full: !self.takes(position, query),
             handover: Handover {
-                transfer: transfer.unwrap_or(0.0),
+                transfer: transfer.unwrap_or_else(|| self.assumed_transfer(moved)),
                 answer: self.answer(position, now),
             },
             batch: self.batch(position) as f32 - distance.handicap(),
+        }
+    }
+
+    /// Seconds of a transfer while pairs have shown nothing. Where some endpoint is there for pairs
+    /// only, they are made until they have. Else one is tried where it would be worth it with the
+    /// assumption, which is a slow one: an engine that cannot be half of a pair would compute a
+    /// prompt twice.
+    fn assumed_transfer(&self, tokens: f64) -> f64 {
+        if self.picker.has_prefill_endpoints() {
+            0.0
+        } else {
+            ASSUMED_BASE + tokens / ASSUMED_RATE
         }
     }
 

@@ -12,10 +12,20 @@ use crate::pick::Distance;
 /// are. With a wrong figure it may never be used, so that it is tried then.
 const OUTDATED: u64 = 4_096;
 
+/// Pairs that are made by what is assumed of transfers, until they show what those take or
+/// [`RETRIED`] first bytes have come: it may be that none of them can work.
+const TRIALS: u32 = 8;
+
+/// First bytes of a pool after which further trials are made.
+const RETRIED: u64 = 512;
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub(in crate::scheduler) struct PoolTransfers {
     all: TransferSpeed,
+    /// Pairs that were made while nothing was known, and first bytes of the pool when the first of
+    /// them was.
+    tried: (u32, u64),
     /// By distance, as they are declared.
     over: [TransferSpeed; Distance::ALL.len()],
 }
@@ -24,6 +34,7 @@ impl Default for PoolTransfers {
     fn default() -> Self {
         Self {
             all: TransferSpeed::default(),
+            tried: (0, 0),
             over: Distance::ALL.map(|_| TransferSpeed::known_for(OUTDATED)),
         }
     }
@@ -52,6 +63,25 @@ impl PoolTransfers {
         for distance in &mut self.over {
             distance.review(answers);
         }
+    }
+
+    /// Another pair is made; the pool has given `answers` first bytes.
+    pub(in crate::scheduler) fn pair_is_made(&mut self, answers: u64) {
+        if self.are_known() {
+            self.tried = (0, 0);
+            return;
+        }
+        let (pairs, since) = &mut self.tried;
+        if *pairs == 0 || answers.saturating_sub(*since) > RETRIED {
+            (*pairs, *since) = (0, answers);
+        }
+        *pairs += 1;
+    }
+
+    /// Whether a pair may be made without any knowledge of transfers.
+    pub(in crate::scheduler) fn may_be_tried(&self, answers: u64) -> bool {
+        let (pairs, since) = self.tried;
+        pairs < TRIALS || answers.saturating_sub(since) > RETRIED
     }
 
     /// Whether pairs have shown how long transfers take.
@@ -103,6 +133,23 @@ mod tests {
         transfers(&mut pool, Distance::Elsewhere, 300, 0);
         let known = Distance::ALL.map(|distance| milliseconds(&pool, distance));
         assert_eq!(known[1..], [Some(40.0), Some(300.0)]);
+    }
+
+    #[test]
+    fn a_few_pairs_are_tried_without_knowledge_and_more_of_them_later() {
+        let mut pool = PoolTransfers::default();
+        for _ in 0..TRIALS {
+            assert!(pool.may_be_tried(7));
+            pool.pair_is_made(7);
+        }
+        assert!(!pool.may_be_tried(7 + RETRIED));
+        assert!(pool.may_be_tried(8 + RETRIED));
+        pool.pair_is_made(8 + RETRIED);
+        assert!(pool.may_be_tried(8 + RETRIED));
+        transfers(&mut pool, Distance::Elsewhere, 40, 600);
+        pool.pair_is_made(600);
+        pool.review(10_000);
+        assert!(!pool.are_known() && pool.may_be_tried(10_000));
     }
 
     #[test]

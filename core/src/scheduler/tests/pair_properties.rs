@@ -1,5 +1,5 @@
-//! For any sequence of events in a pool of prefill, decode and aggregated endpoints: each request is
-//! at endpoints that can serve it, and nothing is left when all have ended.
+//! For any sequence of events in a pool of prefill, decode and aggregated endpoints, and some that do
+//! both: each request is at endpoints that can serve it, and nothing is left when all have ended.
 
 use std::collections::BTreeMap;
 
@@ -165,28 +165,50 @@ const ROLES: [Role; 6] = [
     Role::Aggregate,
 ];
 
+const WITH_BOTH: [Role; 6] = [
+    Role::Prefill,
+    Role::Both,
+    Role::Decode,
+    Role::Both,
+    Role::Aggregate,
+    Role::Both,
+];
+
+const BOTH: [Role; 6] = [Role::Both; 6];
+
+/// Whether endpoints of these roles can serve a request that is placed there.
+fn is_served(roles: &[Role], ranked: RankedEndpoint, dialect: PairDialect) -> bool {
+    let is_either = |role| role == Role::Both && dialect.has_engines_for_both();
+    let role = roles[ranked.position];
+    match ranked.decode {
+        Some(decode) => {
+            let other = roles[decode.position];
+            (role == Role::Prefill || is_either(role))
+                && (other == Role::Decode || is_either(other))
+                && ranked.position != decode.position
+        }
+        None if role == Role::Decode => dialect.decode_serves_alone(),
+        None => matches!(role, Role::Aggregate | Role::Both),
+    }
+}
+
 proptest! {
     #[test]
     fn legs_are_where_they_can_be_served_and_nothing_is_left_at_the_end(
         alone in proptest::prelude::any::<bool>(),
+        roles in prop_oneof![Just(ROLES), Just(WITH_BOTH), Just(BOTH)],
         events in proptest::collection::vec(event(), 1..120),
     ) {
         let dialect = if alone { PairDialect::VllmNixl } else { PairDialect::Sglang };
-        let mut scheduler = Scheduler::new(&pool_of(dialect, &ROLES), SeededRng::new(7));
-        (0..ROLES.len()).for_each(|position| scheduler.set_capacity(position, Some(50_000)));
+        let mut scheduler = Scheduler::new(&pool_of(dialect, &roles), SeededRng::new(7));
+        (0..roles.len()).for_each(|position| scheduler.set_capacity(position, Some(50_000)));
         let mut world = World::default();
         for event in events {
             world.act(&mut scheduler, event);
             for (ranked, _) in world.open.values() {
-                let serves = match (ROLES[ranked.position], ranked.decode) {
-                    (Role::Prefill, Some(decode)) => ROLES[decode.position] == Role::Decode,
-                    (Role::Decode, None) => alone,
-                    (role, None) => role == Role::Aggregate,
-                    _ => false,
-                };
-                prop_assert!(serves, "{ranked:?}");
+                prop_assert!(is_served(&roles, *ranked, dialect), "{ranked:?}");
             }
-            for position in 0..ROLES.len() {
+            for position in 0..roles.len() {
                 prop_assert!(scheduler.endpoints.has_current_terms(position));
             }
         }

@@ -7,6 +7,7 @@ use crate::{
     query::DecodePartner,
 };
 
+mod both;
 mod distance;
 
 /// Endpoints with these roles; their ids are their positions.

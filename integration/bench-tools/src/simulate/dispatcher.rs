@@ -168,6 +168,7 @@ mod tests {
     fn a_placement_has_to_fit_the_roles() {
         let roles = FleetRoles {
             aggregated: 1,
+            does_both: false,
             prefill: 2,
             decode: 1,
         };

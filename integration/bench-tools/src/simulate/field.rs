@@ -129,6 +129,7 @@ mod tests {
 
     const PAIRS: FleetRoles = FleetRoles {
         aggregated: 0,
+        does_both: false,
         prefill: 2,
         decode: 1,
     };

@@ -18,6 +18,9 @@ pub struct FleetArgs {
     /// How many servers that serve whole requests; 8 if not given, and none if there are pairs
     #[arg(long, value_name = "N", value_parser = count)]
     pub servers: Option<usize>,
+    /// Those servers may also be either half of a pair, under kv-aware
+    #[arg(long)]
+    pub does_both: bool,
     /// How many servers that compute prompts for others
     #[arg(long, value_name = "N", value_parser = count, requires = "decode")]
     pub prefill: Option<usize>,
@@ -116,6 +119,7 @@ impl FleetArgs {
     pub fn roles(&self) -> FleetRoles {
         let Self {
             servers,
+            does_both,
             prefill,
             decode,
             ..
@@ -123,6 +127,7 @@ impl FleetArgs {
         let (prefill, decode) = (prefill.unwrap_or(0), decode.unwrap_or(0));
         FleetRoles {
             aggregated: servers.unwrap_or(if prefill > 0 { 0 } else { 8 }),
+            does_both,
             prefill,
             decode,
         }
@@ -153,7 +158,7 @@ impl FleetArgs {
         ];
         let shared = |slowest| ("shared time", format!("up to {slowest} times as long"));
         facts.extend(self.shared_time.map(shared));
-        if roles.has_pairs() {
+        if roles.may_split() {
             facts.push(self.transfer_fact());
         }
         facts

@@ -11,6 +11,8 @@ use hermes_core::snapshot::Role;
 pub struct FleetRoles {
     /// They serve whole requests, and either leg of a request that is split.
     pub aggregated: usize,
+    /// Whether these may be made pairs of among themselves.
+    pub does_both: bool,
     /// They compute prompts for others.
     pub prefill: usize,
     /// They generate answers from prompts of others, or serve whole requests.
@@ -23,6 +25,7 @@ impl FleetRoles {
     pub const fn aggregated(servers: usize) -> Self {
         Self {
             aggregated: servers,
+            does_both: false,
             prefill: 0,
             decode: 0,
         }
@@ -33,6 +36,7 @@ impl FleetRoles {
     pub fn splits(servers: usize) -> Vec<Self> {
         let split = |prefill| Self {
             aggregated: 0,
+            does_both: false,
             prefill,
             decode: servers - prefill,
         };
@@ -52,6 +56,12 @@ impl FleetRoles {
     #[must_use]
     pub const fn has_pairs(&self) -> bool {
         self.prefill > 0 && self.decode > 0
+    }
+
+    /// Whether a request may be split: between servers of both sides, or between those that do both.
+    #[must_use]
+    pub const fn may_split(&self) -> bool {
+        self.has_pairs() || (self.does_both && self.servers() > 1)
     }
 
     /// Servers that serve whole requests, and may serve either leg.
@@ -82,7 +92,9 @@ impl FleetRoles {
     /// What a server does.
     #[must_use]
     pub fn role(&self, server: usize) -> Role {
-        if server < self.aggregated {
+        if server < self.aggregated && self.does_both {
+            Role::Both
+        } else if server < self.aggregated {
             Role::Aggregate
         } else if self.prefills().contains(&server) {
             Role::Prefill
@@ -97,13 +109,15 @@ impl fmt::Display for FleetRoles {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             aggregated,
+            does_both,
             prefill,
             decode,
         } = self;
+        let both = if *does_both { " that do both" } else { "" };
         match (aggregated, prefill + decode) {
-            (_, 0) => write!(out, "{aggregated}"),
+            (_, 0) => write!(out, "{aggregated}{both}"),
             (0, _) => write!(out, "{prefill}:{decode}"),
-            _ => write!(out, "{aggregated}+{prefill}:{decode}"),
+            _ => write!(out, "{aggregated}{both}+{prefill}:{decode}"),
         }
     }
 }
@@ -121,6 +135,7 @@ mod tests {
         assert_eq!(splits, ["4", "1:3", "2:2", "3:1"]);
         let mixed = FleetRoles {
             aggregated: 1,
+            does_both: false,
             prefill: 2,
             decode: 1,
         };

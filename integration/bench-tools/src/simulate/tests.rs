@@ -387,7 +387,7 @@ proptest! {
         pairs in 0usize..2,
     ) {
         let engine = EngineConfig { blocks, max_running, ..EngineConfig::default() };
-        let settings = Settings { engine, roles: FleetRoles { aggregated: 2, prefill: pairs, decode: pairs }, ..Settings::default() };
+        let settings = Settings { engine, roles: FleetRoles { aggregated: 2, does_both: false, prefill: pairs, decode: pairs }, ..Settings::default() };
         let traffic = traffic(60, seed);
         let setup = Setup { seed, ..Setup::of(&settings, 512) };
         let mut watched = Watched { inner: alone().nth(policy).unwrap().dispatcher(setup, 1), max_running };

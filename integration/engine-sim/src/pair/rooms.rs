@@ -74,7 +74,7 @@ impl Rooms {
         });
         let is_in = match role {
             PairRole::Prefill => &mut room.has_prefill,
-            PairRole::Decode => &mut room.has_decode,
+            PairRole::Decode | PairRole::Both => &mut room.has_decode,
         };
         if std::mem::replace(is_in, true) {
             return Err(PairViolation::RoomInUse);

@@ -34,6 +34,20 @@ pub(super) fn prefill(fields: &LegFields<'_>) -> Result<PairLeg, LegFailure> {
     })
 }
 
+/// A request at an engine that does both: a prefill leg if it asks for one, else as at a decode
+/// engine.
+pub(super) async fn either(
+    engine: &PairEngine,
+    fields: &LegFields<'_>,
+) -> Result<PairLeg, LegFailure> {
+    let params: Option<TransferParams> = fields.transfer_params()?;
+    if params.is_some_and(|params| params.do_remote_decode) {
+        prefill(fields)
+    } else {
+        decode(engine, fields).await
+    }
+}
+
 /// A request at a decode engine: waits for the KV cache. Without parameters the engine computes the
 /// prompt itself.
 pub(super) async fn decode(

@@ -83,6 +83,8 @@ fn sites(peers: &[Peer]) -> (Vec<PairSite>, SharedPlaces) {
     };
     let site = |peer: &Peer| PairSite {
         group: peer.group,
+        computes: peer.computes,
+        takes_over: peer.generates,
         place: peer.place,
         zone: number(&zones, (peer.group, peer.place.zone)),
         node: number(&nodes, (peer.group, peer.place.node)),

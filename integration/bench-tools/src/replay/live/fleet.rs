@@ -57,6 +57,7 @@ fn pair_role(roles: FleetRoles, server: usize) -> Option<PairRole> {
     match roles.role(server) {
         Role::Prefill => Some(PairRole::Prefill),
         Role::Decode => Some(PairRole::Decode),
+        Role::Both => Some(PairRole::Both),
         Role::Aggregate | Role::Leader => None,
     }
 }

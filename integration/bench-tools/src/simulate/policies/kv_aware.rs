@@ -42,7 +42,7 @@ impl KvAware {
             },
             ..policy::KvAware::default()
         });
-        let (servers, splits) = (setup.roles.servers(), setup.roles.has_pairs());
+        let (servers, splits) = (setup.roles.servers(), setup.roles.may_split());
         let endpoint = |server: usize| {
             let name: Arc<str> = format!("server-{server}").into();
             let id = EndpointId(server as u64);

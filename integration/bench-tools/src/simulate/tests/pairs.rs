@@ -12,6 +12,7 @@ fn ms(ms: u64) -> Duration {
 fn fleet(aggregated: usize, prefill: usize, decode: usize) -> Settings {
     let roles = FleetRoles {
         aggregated,
+        does_both: false,
         prefill,
         decode,
     };

@@ -99,6 +99,43 @@ async fn a_prompt_is_taken_over_once_and_its_memory_is_freed() {
 }
 
 #[tokio::test]
+async fn an_engine_that_does_both_is_either_half_as_a_request_asks_for_and_serves_whole_ones() {
+    let both = EnginePair::start(PairProtocol::VllmNixl, |_, _, pair| {
+        pair.role = PairRole::Both;
+    })
+    .await;
+    let handoff = both.prefilled(2_000).await;
+    assert_eq!(both.decoded(2_000, &handoff).await, 200);
+    assert_eq!((both.network.kept(), both.network.taken()), (0, 1));
+    let back = EnginePair {
+        network: both.network,
+        prefill: both.decode,
+        decode: both.prefill,
+    };
+    let handoff = back.prefilled(1_000).await;
+    assert_eq!(back.decoded(1_000, &handoff).await, 200);
+    assert_eq!(ask(&back.decode, &completion(10)).await.0, 200);
+    assert_eq!(back.network.violations(), Vec::<String>::new());
+    let used_twice = back.decoded(1_000, &handoff).await;
+    assert_eq!(used_twice, 500, "it checks as any decode engine");
+    let mut two_tokens = completion(10);
+    two_tokens["kv_transfer_params"] = json!({"do_remote_decode": true});
+    assert_ne!(ask(&back.decode, &two_tokens).await.0, 200);
+}
+
+#[tokio::test]
+async fn engines_that_do_both_speak_the_dialect_of_nixl_only() {
+    let network = Arc::default();
+    let pair = PairConfig::new(PairRole::Both, PairProtocol::Sglang, &network);
+    let config = EngineConfig {
+        pair: Some(pair),
+        ..EngineConfig::default()
+    };
+    let error = Engine::start(config).await.expect_err("no such engine");
+    assert!(error.to_string().contains("vllm-nixl"), "{error}");
+}
+
+#[tokio::test]
 async fn what_is_not_taken_over_is_freed_when_its_lease_is_over() {
     let pair = EnginePair::start(PairProtocol::VllmNixl, |_, _, pair| {
         pair.lease = Duration::from_millis(300);
