@@ -1,6 +1,7 @@
 //! Requests that are split between a prefill and a decode engine, over real sockets, in each
 //! dialect.
 
+mod both;
 mod changes;
 mod cluster;
 mod deaths;
