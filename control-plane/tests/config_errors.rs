@@ -33,7 +33,13 @@ impl Key {
         let mut at = &mut document;
         for parent in &self.parents {
             at = match parent.strip_suffix("[]") {
-                Some(list) => &mut at[list][0],
+                Some(list) => {
+                    let list = &mut at[list];
+                    if list.is_null() {
+                        *list = json!([{}]);
+                    }
+                    &mut list[0]
+                }
                 None => &mut at[parent],
             };
             if at.is_null() {

@@ -9,23 +9,23 @@ const REJECTED: [Rejected; 39] = [
     (
         "",
         &[
-            "found nothing; expected a mapping with the keys pools, app, limits, exposeEndpoint, extraPaths, corsOrigins",
+            "found nothing; expected a mapping with the keys pools, app, inferencePools, routes, listeners, limits, exposeEndpoint, extraPaths, corsOrigins",
         ],
     ),
     (
         "[]",
         &[
-            "found a list of 0; expected a mapping with the keys pools, app, limits, exposeEndpoint, extraPaths, corsOrigins",
+            "found a list of 0; expected a mapping with the keys pools, app, inferencePools, routes, listeners, limits, exposeEndpoint, extraPaths, corsOrigins",
         ],
     ),
     (
         "{}",
-        &["pools: missing; set at least one pool, or the block `app`"],
+        &["pools: missing; set at least one pool, the block `app`, or `inferencePools`"],
     ),
     (
         "config: {pools: []}",
         &[
-            "pools: missing; set at least one pool, or the block `app`",
+            "pools: missing; set at least one pool, the block `app`, or `inferencePools`",
             "config: unknown key; move what is under it to the top level of the file",
         ],
     ),
@@ -43,9 +43,9 @@ const REJECTED: [Rejected; 39] = [
     (
         "replicas: 3\nexposeEndpoints: true",
         &[
-            "pools: missing; set at least one pool, or the block `app`",
+            "pools: missing; set at least one pool, the block `app`, or `inferencePools`",
             "exposeEndpoints: unknown key; did you mean `exposeEndpoint`?",
-            "replicas: unknown key; the keys here are pools, app, limits, exposeEndpoint, extraPaths, corsOrigins",
+            "replicas: unknown key; the keys here are pools, app, inferencePools, routes, listeners, limits, exposeEndpoint, extraPaths, corsOrigins",
         ],
     ),
     (
