@@ -24,6 +24,7 @@ mod cluster;
 mod estimate;
 pub mod explanation;
 mod hash;
+pub mod header_names;
 mod health;
 pub mod history;
 pub mod learned_index;

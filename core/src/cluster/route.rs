@@ -19,7 +19,7 @@ use serde::Serialize;
 pub use self::{
     filters::{
         HeaderEdits, HeaderField, PathEdit, RouteFilters, RouteMirror, RouteRedirect, UrlRewrite,
-        is_credential_header, is_reserved_request_header, is_reserved_response_header,
+        is_reserved_request_header, is_reserved_response_header,
     },
     host::HostPattern,
     path::{PathMatch, has_dot_segment, is_route_path, is_under, with_prefix_replaced},

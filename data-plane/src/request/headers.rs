@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use hermes_core::address::ServerScheme;
+use hermes_core::{
+    address::ServerScheme,
+    header_names::{is_control, is_hop_by_hop},
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use smallvec::SmallVec;
 
@@ -14,46 +17,6 @@ pub(crate) const ENDPOINT: HeaderName = HeaderName::from_static("x-hermes-endpoi
 
 /// Priority in queues: higher goes first, regardless of the engine's convention.
 const PRIORITY: HeaderName = HeaderName::from_static("x-hermes-priority");
-
-/// Hop-by-hop headers (RFC 9110, 7.6.1).
-fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
-
-/// Routers use these to direct a request to a host or rank behind an engine, a sidecar or another
-/// router. Accepted from a client they would let it reach other hosts, or another tenant's rank.
-fn is_control(name: &str) -> bool {
-    matches!(
-        name,
-        "epp-profile"
-            | "x-data-parallel-endpoint"
-            | "x-data-parallel-host-port"
-            | "x-data-parallel-rank"
-            | "x-encoder-hosts-ports"
-            | "x-gateway-model-name"
-            | "x-gateway-model-name-rewrite"
-            | "x-kv-cache-source-host-port"
-            | "x-llm-d-model-name-rewrite"
-            | "x-openfuyao-decode-pod-address-port"
-            | "x-openfuyao-prefill-pod-address-port"
-            | "x-prefiller-host-port"
-            | "x-prefiller-url"
-            | "x-vllm-priority"
-    ) || name.starts_with("x-gateway-destination-endpoint")
-        || name.starts_with("x-override-")
-        || name.starts_with("x-hermes-")
-}
 
 /// Set again for each endpoint. Answers are relayed as they are and read for their usage, so the
 /// proxy accepts none that are compressed.

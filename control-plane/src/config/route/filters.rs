@@ -4,10 +4,11 @@ use std::{collections::BTreeSet, num::NonZeroU16, ops::RangeInclusive, sync::Arc
 
 use hermes_core::{
     address::{DnsName, ServerScheme},
+    header_names::is_credential,
     route::{
         BackendTarget, HeaderEdits, HeaderField, PathEdit, RouteFilters, RouteMirror,
-        RouteRedirect, UrlRewrite, is_credential_header, is_reserved_request_header,
-        is_reserved_response_header, is_route_path,
+        RouteRedirect, UrlRewrite, is_reserved_request_header, is_reserved_response_header,
+        is_route_path,
     },
 };
 
@@ -97,7 +98,7 @@ fn read_edits(section: &mut Section<'_>, is_reserved: impl Fn(&str) -> bool) -> 
         remove: remove.unwrap_or_default(),
     };
     let fields = edits.set.iter().chain(&edits.add);
-    let mut credentials = fields.filter(|field| is_credential_header(&field.name));
+    let mut credentials = fields.filter(|field| is_credential(&field.name));
     if let Some(field) = credentials.next() {
         let found = format!("the header `{}`", field.name);
         section.own_error(

@@ -150,6 +150,8 @@ fn mistakes_in_a_rule_are_named_by_their_keys() {
         "Transfer-Encoding",
         "host",
         "x-hermes-priority",
+        "x-openfuyao-prefill-pod-address-port",
+        "x-kv-cache-source-host-port",
         "Content-Length",
         "x-forwarded-for",
     ] {

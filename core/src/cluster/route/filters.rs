@@ -5,7 +5,10 @@ use std::{num::NonZeroU16, sync::Arc};
 use serde::Serialize;
 
 use super::BackendTarget;
-use crate::address::{DnsName, ServerScheme};
+use crate::{
+    address::{DnsName, ServerScheme},
+    header_names::{is_control, is_hop_by_hop},
+};
 
 /// The filters of a rule. Requests are matched as the client sent them, before any filter.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -147,41 +150,7 @@ pub fn is_reserved_response_header(name: &str) -> bool {
     is_of_connection(name) || name == "x-request-id" || name.starts_with("x-hermes-")
 }
 
-/// Whether the value of a header is a credential, which no snapshot may have.
-#[must_use]
-pub fn is_credential_header(name: &str) -> bool {
-    matches!(
-        name,
-        "authorization" | "api-key" | "x-api-key" | "cookie" | "set-cookie"
-    )
-}
-
+/// Whether a header belongs to one connection, or describes the body.
 fn is_of_connection(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "content-encoding"
-            | "content-length"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
-
-/// By which routers are directed to a host or a rank; proxies remove them.
-fn is_control(name: &str) -> bool {
-    let prefixes = [
-        "x-hermes-",
-        "x-override-",
-        "x-data-parallel-",
-        "x-gateway-",
-        "x-prefiller-",
-    ];
-    prefixes.iter().any(|prefix| name.starts_with(prefix))
-        || matches!(name, "epp-profile" | "x-vllm-priority")
+    is_hop_by_hop(name) || matches!(name, "content-encoding" | "content-length")
 }
