@@ -1,6 +1,6 @@
 //! Wiring: a data plane from its options, every port bound before anything is served.
 
-use std::{io, net::SocketAddr, num::NonZeroUsize, sync::Arc};
+use std::{io, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc};
 
 use hermes_runtime::{
     admin::{Admin, BindError},
@@ -127,22 +127,10 @@ pub async fn start(
     let identity = ProxyIdentity::new(name);
     let (reporter, reports) = Reporter::new();
     let reporter = Arc::new(reporter);
-    let placer = Arc::new(Placer::new(
-        routing.clone(),
-        identity.proxy,
-        (Arc::clone(&reporter), access_log),
-        Arc::clone(&metrics),
-        (drain.clone(), AdmissionLimit::new(memory_limit())),
-    ));
-    let proxy = Arc::new(Proxy::new(
-        routing.clone(),
-        identity.proxy,
-        Arc::clone(&placer),
-        Arc::clone(&metrics),
-        drain.clone(),
-    ));
+    let sinks = (Arc::clone(&reporter), access_log);
+    let doors = Doors::new(identity.proxy, &routing, sinks, &metrics, &drain);
     let gate = readiness.gate("snapshot");
-    let snapshots = SnapshotStore::new(routing.clone(), Arc::clone(&metrics), gate, workers);
+    let snapshots = SnapshotStore::new(routing, Arc::clone(&metrics), gate, workers);
     let dialer = Dialer { tls };
     let control_planes = ControlPlaneTargets { targets, dialer };
     let (clients, runtimes) = listeners.into_workers();
@@ -152,30 +140,16 @@ pub async fn start(
         snapshots,
         reporter,
         reports,
-        Arc::clone(&metrics),
+        metrics,
         Arc::clone(&runtimes),
     );
     spawn_sync(sync, &tasks, &drain);
-    let certificates = CertificateFolders::new(listener_certificates);
-    let ports = PortOpener::new(
-        routing.clone(),
-        Arc::clone(&proxy),
-        Arc::clone(&runtimes),
-        certificates,
-        drain.clone(),
-    );
-    tasks.spawn("listeners", ports.run());
     not_ready_while_draining(&readiness, &tasks, &drain);
-    spawn_clients(clients, &proxy, &tasks, &drain);
     let picker_bound = gateways.as_ref().map(|gateways| gateways.bound);
+    doors.serve_listeners(listener_certificates, &runtimes, &tasks);
+    doors.serve_clients(clients, &tasks);
     if let Some(gateways) = gateways {
-        let door = PickerDoor {
-            placer,
-            routing,
-            metrics,
-            endpoints: gateways.endpoints,
-        };
-        gateways.spawn(door, (&readiness, runtimes), &tasks, &drain);
+        doors.serve_gateways(gateways, (&readiness, runtimes), &tasks);
     }
     tracing::info!(listen = %bound, admin = ?admin_bound, picker = ?picker_bound, "the data plane listens");
     Ok(DataPlane {
@@ -209,6 +183,15 @@ fn bind(
     Ok((listeners, bound))
 }
 
+/// What requests come in by, and what all of them share.
+struct Doors {
+    placer: Arc<Placer>,
+    proxy: Arc<Proxy>,
+    routing: RoutingState,
+    metrics: Arc<ProxyMetrics>,
+    drain: Drain,
+}
+
 /// The port for gateways: bound, and not served yet.
 struct GatewayEntry {
     listener: TcpListener,
@@ -240,21 +223,87 @@ impl GatewayEntry {
             endpoints: endpoints.get(),
         })
     }
+}
 
-    fn spawn(
+impl Doors {
+    /// `run` is the random id of this run.
+    fn new(
+        run: u64,
+        routing: &RoutingState,
+        sinks: (Arc<Reporter>, Arc<AccessLog>),
+        metrics: &Arc<ProxyMetrics>,
+        drain: &Drain,
+    ) -> Self {
+        let placer = Arc::new(Placer::new(
+            routing.clone(),
+            run,
+            sinks,
+            Arc::clone(metrics),
+            (drain.clone(), AdmissionLimit::new(memory_limit())),
+        ));
+        let proxy = Arc::new(Proxy::new(
+            routing.clone(),
+            run,
+            Arc::clone(&placer),
+            Arc::clone(metrics),
+            drain.clone(),
+        ));
+        Self {
+            placer,
+            proxy,
+            routing: routing.clone(),
+            metrics: Arc::clone(metrics),
+            drain: drain.clone(),
+        }
+    }
+
+    /// Opens and closes the ports that snapshots list. Their certificates are below `certificates`.
+    fn serve_listeners(
+        &self,
+        certificates: Option<PathBuf>,
+        workers: &Arc<[WorkerRuntime]>,
+        tasks: &Tasks,
+    ) {
+        let ports = PortOpener::new(
+            self.routing.clone(),
+            Arc::clone(&self.proxy),
+            Arc::clone(workers),
+            CertificateFolders::new(certificates),
+            self.drain.clone(),
+        );
+        tasks.spawn("listeners", ports.run());
+    }
+
+    /// Serves the usual port, one task a worker.
+    fn serve_clients(&self, workers: Vec<Worker>, tasks: &Tasks) {
+        for worker in workers {
+            let name = worker.name();
+            tasks.spawn(
+                name,
+                worker.serve(Arc::clone(&self.proxy), self.drain.clone()),
+            );
+        }
+    }
+
+    fn serve_gateways(
         self,
-        door: PickerDoor,
+        gateways: GatewayEntry,
         (readiness, workers): (&Readiness, Arc<[WorkerRuntime]>),
         tasks: &Tasks,
-        drain: &Drain,
     ) {
-        let port = PickerPort {
-            metrics: Arc::clone(&door.metrics),
-            service: ExtProcService::new(door, readiness.clone()),
-            certificate: self.certificate,
-            drain: drain.clone(),
+        let door = PickerDoor {
+            placer: self.placer,
+            routing: self.routing,
+            metrics: Arc::clone(&self.metrics),
+            endpoints: gateways.endpoints,
         };
-        tasks.spawn("gateways", port.serve(self.listener, workers));
+        let port = PickerPort {
+            metrics: self.metrics,
+            service: ExtProcService::new(door, readiness.clone()),
+            certificate: gateways.certificate,
+            drain: self.drain,
+        };
+        tasks.spawn("gateways", port.serve(gateways.listener, workers));
     }
 }
 
@@ -283,14 +332,6 @@ fn spawn_sync(sync: impl Future<Output = ()> + Send + 'static, tasks: &Tasks, dr
             () = stop => {}
         }
     });
-}
-
-/// Serves clients, one task a worker.
-fn spawn_clients(workers: Vec<Worker>, proxy: &Arc<Proxy>, tasks: &Tasks, drain: &Drain) {
-    for worker in workers {
-        let name = worker.name();
-        tasks.spawn(name, worker.serve(Arc::clone(proxy), drain.clone()));
-    }
 }
 
 /// Step one of a drain: readiness fails, so that load balancers send no new traffic.
