@@ -122,8 +122,14 @@ impl Query {
     /// at most one block, as only whole blocks are cached.
     #[must_use]
     pub fn is_covered_by(&self, cached_tokens: u32) -> bool {
-        let uncached = self.prompt_tokens.saturating_sub(cached_tokens);
-        let tokens = u64::from(self.prompt_tokens) * u64::from(self.block_bytes);
+        self.is_covered_of(self.prompt_tokens, cached_tokens)
+    }
+
+    /// The same of its prompt where that is known to have another number of tokens.
+    #[must_use]
+    pub fn is_covered_of(&self, prompt_tokens: u32, cached_tokens: u32) -> bool {
+        let uncached = prompt_tokens.saturating_sub(cached_tokens);
+        let tokens = u64::from(prompt_tokens) * u64::from(self.block_bytes);
         u64::from(uncached) <= tokens.div_ceil(self.prompt_bytes.max(1))
     }
 }

@@ -425,13 +425,10 @@ fn unless_uncached(
     if !query.only_cached {
         return Ok(selection);
     }
-    let counted = Query {
-        prompt_tokens: selection.why.prompt_tokens.unwrap_or(query.prompt_tokens),
-        ..query.clone()
-    };
+    let tokens = selection.why.prompt_tokens.unwrap_or(query.prompt_tokens);
     let first = selection.ranked.first();
     let cached = first.map_or(0, |placement| placement.prefill().cached_tokens);
-    if counted.is_covered_by(cached) {
+    if query.is_covered_of(tokens, cached) {
         Ok(selection)
     } else {
         Err(LocalReply::PromptNotCached)
