@@ -32,6 +32,7 @@ mod kv_events;
 mod kv_manager;
 mod listener;
 mod merge;
+mod model_priorities;
 mod names;
 mod node;
 mod objectives;

@@ -149,8 +149,8 @@ pub struct QueueLimits {
     pub max_bytes: u64,
     /// The longest wait; after it 503.
     pub max_wait: Duration,
-    /// The highest priority that clients may give their requests, at least 0: a higher one counts
-    /// as this. Lower ones count as they are.
+    /// The highest priority that clients may give their requests, at least 0: proxies take a higher
+    /// one for this. Lower ones count as they are, and so do those that the pool gives.
     pub max_priority: i32,
 }
 

@@ -401,11 +401,9 @@ impl Scheduler {
         });
         let mut others: SmallVec<[CacheHit; 1]> = others.collect();
         others.shrink_to_fit();
-        let mut query = query.clone();
-        query.priority = query.priority.min(rules.queue.max_priority);
         let queued = QueuedRequest {
             key,
-            query,
+            query: query.clone(),
             model: model.map(Box::from),
             eligible: Some(eligible),
             others,

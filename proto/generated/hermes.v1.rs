@@ -283,6 +283,9 @@ pub struct PoolSpec {
     /// Sorted by name.
     #[prost(message, repeated, tag = "7")]
     pub objectives: ::prost::alloc::vec::Vec<Objective>,
+    /// Sorted by model.
+    #[prost(message, repeated, tag = "8")]
+    pub priorities: ::prost::alloc::vec::Vec<ModelPriority>,
 }
 /// A Service that is the picker of a pool for gateways.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -311,6 +314,15 @@ pub struct RewriteTarget {
     pub model: ::prost::alloc::string::String,
     #[prost(uint32, tag = "2")]
     pub weight: u32,
+}
+/// The priority of requests for a model that state none.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModelPriority {
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// Below 0: shed first.
+    #[prost(sint32, tag = "2")]
+    pub priority: i32,
 }
 /// What a request may name to have this priority.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -199,6 +199,7 @@ impl PoolState {
                     policy,
                     pickers,
                     rewrites,
+                    priorities,
                     objectives,
                     ..
                 },
@@ -212,6 +213,7 @@ impl PoolState {
             pending: *pending,
             pickers: Arc::clone(pickers),
             rewrites: Arc::clone(rewrites),
+            priorities: Arc::clone(priorities),
             objectives: Arc::clone(objectives),
         };
         let pool = Pool {

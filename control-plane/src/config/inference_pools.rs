@@ -8,7 +8,7 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use hermes_core::{
     address::ServerScheme,
-    inference_pool::{Objective, PickerReference},
+    inference_pool::{ModelPriority, Objective, PickerReference},
     policy::{EndpointTrust, KvAware, Strategy},
     rewrites::ModelRewrite,
 };
@@ -93,6 +93,8 @@ pub struct ObjectPool {
     /// In order of precedence.
     pub rewrites: Vec<ModelRewrite>,
     /// In any order.
+    pub priorities: Vec<ModelPriority>,
+    /// In any order.
     pub objectives: Vec<Objective>,
 }
 
@@ -110,6 +112,7 @@ impl InferencePoolsConfig {
             engine,
             pickers,
             rewrites,
+            priorities,
             objectives,
         } = pool;
         let ObjectReference {
@@ -129,6 +132,7 @@ impl InferencePoolsConfig {
             sources: vec![EndpointSource::Pods(selection)],
             pickers,
             rewrites,
+            priorities,
             objectives,
             ..self.policy.clone()
         };

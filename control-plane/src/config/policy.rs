@@ -74,7 +74,7 @@ pub(super) fn read_queue(section: &mut Section<'_>) -> QueueLimits {
             .count(
                 "maxPriority",
                 0..=8,
-                "Highest priority that clients may give their requests; a higher one counts as this.",
+                "Highest priority that clients may give their requests; a higher one counts as this. It does not bound `modelPriorities`.",
             )
             .or(defaults.max_priority),
     }

@@ -12,7 +12,7 @@ pub(super) mod section;
 use std::sync::Arc;
 
 use hermes_core::{
-    inference_pool::{Objective, PickerReference},
+    inference_pool::{ModelPriority, Objective, PickerReference},
     policy::{KvAware, PoolPolicy, QueueLimits, Strategy},
     rewrites::{self, ModelRewrite},
 };
@@ -56,6 +56,8 @@ pub struct PoolConfig {
     pub pickers: Arc<[PickerReference]>,
     /// In order of precedence, at most one for each model.
     pub rewrites: Arc<[ModelRewrite]>,
+    /// Sorted by model, each once.
+    pub priorities: Arc<[ModelPriority]>,
     /// Sorted by name, each once.
     pub objectives: Arc<[Objective]>,
 }
@@ -91,6 +93,8 @@ pub struct PoolParts {
     pub pickers: Vec<PickerReference>,
     /// Of several for one model the first counts.
     pub rewrites: Vec<ModelRewrite>,
+    /// In any order; of several for one model the first counts.
+    pub priorities: Vec<ModelPriority>,
     /// In any order; of several with one name the first counts.
     pub objectives: Vec<Objective>,
 }
@@ -136,6 +140,7 @@ impl PoolParts {
             tokenizer: None,
             pickers: Vec::new(),
             rewrites: Vec::new(),
+            priorities: Vec::new(),
             objectives: Vec::new(),
         }
     }
@@ -180,6 +185,7 @@ impl PoolParts {
             tokenizer: self.tokenizer,
             pickers: self.pickers.into(),
             rewrites,
+            priorities: self.priorities.into(),
             objectives: self.objectives.into(),
         };
         (pool, issues)
@@ -286,7 +292,7 @@ impl PoolParts {
         ordered
     }
 
-    /// Objectives and pickers are looked up.
+    /// Priorities, objectives and pickers are looked up.
     fn sort_objects(&mut self, issues: &mut Vec<PoolIssue>) {
         self.objectives
             .sort_by(|one, other| one.name.cmp(&other.name));
@@ -295,6 +301,16 @@ impl PoolParts {
             if is_same {
                 let found = format!("the second one with the name {} has no effect", later.name);
                 issues.push(PoolIssue::warning("objectives", found));
+            }
+            is_same
+        });
+        self.priorities
+            .sort_by(|one, other| one.model.cmp(&other.model));
+        self.priorities.dedup_by(|later, first| {
+            let is_same = later.model == first.model;
+            if is_same {
+                let found = format!("the second one of the model {} has no effect", later.model);
+                issues.push(PoolIssue::warning("modelPriorities", found));
             }
             is_same
         });

@@ -3,7 +3,7 @@
 //! ```text
 //!   InferencePool ─────────────┬─▶ PoolFragment namespace/name
 //!   InferenceModel ────────────┤     rewrites: of InferenceModelRewrites, then of InferenceModels
-//!   InferenceModelRewrite ─────┤     objectives
+//!   InferenceModelRewrite ─────┤     priorities of models, objectives
 //!   InferenceObjective ────────┘     pickers
 //! ```
 //!
@@ -15,7 +15,10 @@ use std::{
     sync::Arc,
 };
 
-use hermes_core::{inference_pool::Objective, rewrites::ModelRewrite};
+use hermes_core::{
+    inference_pool::{ModelPriority, Objective},
+    rewrites::ModelRewrite,
+};
 
 use super::{
     catalog::{CatalogEntry, ObjectCatalog, ObjectKey, ObjectSpec, reference},
@@ -45,6 +48,7 @@ struct PoolDraft<'a> {
     pool: &'a InferencePool,
     /// In order of precedence.
     rewrites: Vec<ModelRewrite>,
+    priorities: Vec<ModelPriority>,
     objectives: BTreeMap<Arc<str>, i32>,
     /// Those that have an `InferenceModel`.
     models: BTreeSet<Arc<str>>,
@@ -199,6 +203,7 @@ impl<'a> PoolDraft<'a> {
             key,
             pool,
             rewrites: Vec::new(),
+            priorities: Vec::new(),
             objectives: BTreeMap::new(),
             models: BTreeSet::new(),
         }
@@ -221,7 +226,12 @@ impl<'a> PoolDraft<'a> {
     /// the newer kind.
     fn add_model(
         &mut self,
-        InferenceModel { model, targets, .. }: &InferenceModel,
+        InferenceModel {
+            model,
+            priority,
+            targets,
+            ..
+        }: &InferenceModel,
     ) -> Option<ObjectVerdict> {
         if !self.models.insert(Arc::clone(model)) {
             return Some(ObjectVerdict::Refused {
@@ -229,6 +239,10 @@ impl<'a> PoolDraft<'a> {
                 message: format!("an older InferenceModel of the pool is for the model {model}"),
             });
         }
+        self.priorities.push(ModelPriority {
+            model: Arc::clone(model),
+            priority: *priority,
+        });
         let rewrite = ModelRewrite {
             model: Some(Arc::clone(model)),
             targets: Arc::clone(targets),
@@ -249,6 +263,7 @@ impl<'a> PoolDraft<'a> {
             key,
             pool,
             rewrites,
+            priorities,
             objectives,
             models: _,
         } = self;
@@ -264,6 +279,7 @@ impl<'a> PoolDraft<'a> {
                 engine: pool.engine,
                 pickers: pool.picker.iter().cloned().collect(),
                 rewrites,
+                priorities,
                 objectives: objectives.into_iter().map(objective).collect(),
             },
         )

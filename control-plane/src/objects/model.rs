@@ -15,6 +15,8 @@ pub(crate) struct InferenceModel {
     pub(crate) pool: Arc<str>,
     /// The name that clients use.
     pub(crate) model: Arc<str>,
+    /// How critical its requests are: 0 is what others have.
+    pub(crate) priority: i32,
     /// What endpoints are asked for; at least one.
     pub(crate) targets: Arc<[RewriteTarget]>,
 }
@@ -38,9 +40,26 @@ pub(super) fn read(root: &Node<'_>) -> Option<InferenceModel> {
             weight: 1,
         }]),
     };
+    let priority = spec.field("criticality");
+    let priority = priority.map_or(0, |node| read_criticality(&node));
     Some(InferenceModel {
         pool,
         model,
+        priority,
         targets,
     })
+}
+
+/// `Schedulable` is how a public guide names what the definition calls `Sheddable`. Another value
+/// is a fault, and counts as none.
+fn read_criticality(node: &Node<'_>) -> i32 {
+    match node.value().as_str() {
+        Some("Critical") => 1,
+        Some("Standard") => 0,
+        Some("Sheddable" | "Schedulable") => -1,
+        _ => {
+            node.wrong::<()>("expected Critical, Standard or Sheddable");
+            0
+        }
+    }
 }

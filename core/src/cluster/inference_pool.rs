@@ -40,12 +40,30 @@ pub struct Objective {
     pub priority: i32,
 }
 
+/// How important requests for a model are that state no priority: `criticality` of an
+/// `InferenceModel`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ModelPriority {
+    /// The model that clients name; unique in a pool.
+    pub model: Arc<str>,
+    /// As [`Objective::priority`].
+    pub priority: i32,
+}
+
 /// The priority of the requests that name this objective; `None` if it is none of the `objectives`,
 /// which are sorted by name.
 #[must_use]
 pub fn priority(objectives: &[Objective], name: &str) -> Option<i32> {
     let found = objectives.binary_search_by(|objective| (*objective.name).cmp(name));
     found.ok().map(|at| objectives[at].priority)
+}
+
+/// The priority of the requests for this model; 0 if none of the `priorities`, which are sorted by
+/// model, is for it.
+#[must_use]
+pub fn model_priority(priorities: &[ModelPriority], model: &str) -> i32 {
+    let found = priorities.binary_search_by(|one| (*one.model).cmp(model));
+    found.map_or(0, |at| priorities[at].priority)
 }
 
 #[cfg(test)]
@@ -63,5 +81,16 @@ mod tests {
         assert_eq!(priority(&objectives, "interactive"), Some(10));
         assert_eq!(priority(&objectives, "inter"), None);
         assert_eq!(priority(&[], "batch"), None);
+    }
+
+    #[test]
+    fn a_model_without_a_priority_has_0() {
+        let one = |model: &str, priority| ModelPriority {
+            model: model.into(),
+            priority,
+        };
+        let priorities = [one("chat", 1), one("draft", -1)];
+        let of = |model| model_priority(&priorities, model);
+        assert_eq!((of("chat"), of("draft"), of("chats")), (1, -1, 0));
     }
 }

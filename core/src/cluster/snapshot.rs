@@ -28,7 +28,7 @@ pub use super::version::{Epoch, Version};
 use crate::{
     address::ServerAddress,
     collection::{Collection, Keyed},
-    inference_pool::{Objective, PickerReference},
+    inference_pool::{ModelPriority, Objective, PickerReference},
     listener::Listener,
     policy::{PairDialect, PoolPolicy, ProxySettings},
     rewrites::ModelRewrite,
@@ -165,6 +165,9 @@ pub struct PoolSpec {
     /// asked for.
     #[serde(skip_serializing_if = "is_empty")]
     pub rewrites: Arc<[ModelRewrite]>,
+    /// The priorities of requests that state none. Sorted by model.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub priorities: Arc<[ModelPriority]>,
     /// What requests may name to have another priority than 0. Sorted by name.
     #[serde(skip_serializing_if = "is_empty")]
     pub objectives: Arc<[Objective]>,
@@ -279,6 +282,7 @@ impl PoolSpec {
             pending: PendingDiscovery::default(),
             pickers: Arc::default(),
             rewrites: Arc::default(),
+            priorities: Arc::default(),
             objectives: Arc::default(),
         }
     }

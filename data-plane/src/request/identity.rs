@@ -2,8 +2,9 @@
 //! are kept.
 
 use hermes_core::{
-    inference_pool::{self, FAIRNESS_HEADERS, OBJECTIVE_HEADERS, Objective},
+    inference_pool::{self, FAIRNESS_HEADERS, OBJECTIVE_HEADERS},
     policy::{SessionAffinity, SessionKey, TenantKey},
+    snapshot::PoolSpec,
 };
 use http::{HeaderMap, HeaderValue, header};
 use xxhash_rust::xxh3::xxh3_64;
@@ -32,16 +33,33 @@ impl ClientIdentity {
         }
     }
 
-    /// Its priority, higher first: the header's; without one that of the pool's objective that
-    /// another header names; without either, or with an objective that the pool does not have, the
-    /// body's.
-    pub(crate) fn priority(&self, objectives: &[Objective], headers: &HeaderMap) -> i32 {
-        if self.has_priority_header || objectives.is_empty() {
-            return self.priority;
+    /// Its priority in a pool, higher first: the header's; else that of the pool's objective that
+    /// another header names; else the body's; else that of the `model` that the client names. What
+    /// clients can choose freely is bounded.
+    pub(crate) fn priority(
+        &self,
+        pool: &PoolSpec,
+        model: Option<&str>,
+        headers: &HeaderMap,
+    ) -> i32 {
+        let highest = pool.policy.kv_aware_or_default().queue.max_priority;
+        if self.has_priority_header {
+            return self.priority.min(highest);
         }
-        let named = either(headers, OBJECTIVE_HEADERS).and_then(|name| name.to_str().ok());
-        let known = named.and_then(|name| inference_pool::priority(objectives, name));
-        known.unwrap_or(self.priority)
+        let named = match &*pool.objectives {
+            [] => None,
+            _ => either(headers, OBJECTIVE_HEADERS).and_then(|name| name.to_str().ok()),
+        };
+        if let Some(known) = named.and_then(|name| inference_pool::priority(&pool.objectives, name))
+        {
+            return known.min(highest);
+        }
+        match model {
+            Some(model) if self.priority == 0 => {
+                inference_pool::model_priority(&pool.priorities, model)
+            }
+            _ => self.priority.min(highest),
+        }
     }
 
     /// A hash of the first session key that the request has.
@@ -90,6 +108,10 @@ fn either<'a>(headers: &'a HeaderMap, names: [&str; 2]) -> Option<&'a HeaderValu
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use hermes_core::{
+        inference_pool::{ModelPriority, Objective},
+        policy::{KvAware, PoolPolicy, Strategy},
+    };
 
     use super::*;
 
@@ -115,26 +137,71 @@ mod tests {
         pairs.iter().map(header).collect()
     }
 
+    fn policy_with_priorities_up_to(highest: i32) -> PoolPolicy {
+        let mut rules = KvAware::default();
+        rules.queue.max_priority = highest;
+        PoolPolicy {
+            strategy: Strategy::KvAware(rules),
+            ..PoolPolicy::default()
+        }
+    }
+
     #[test]
     fn an_objective_gives_its_priority_unless_the_request_states_one() {
         let objectives = [("batch", -2), ("chat", 3)].map(|(name, priority)| Objective {
             name: name.into(),
             priority,
         });
+        let pool = PoolSpec {
+            objectives: objectives.into(),
+            ..PoolSpec::new("pool", policy_with_priorities_up_to(2))
+        };
         let fields = BodyFields::parse(&Bytes::from_static(br#"{"priority":7}"#).into());
         let fields = fields.expect("valid");
         let priority = |stated, pairs: &[(&'static str, &'static str)]| {
-            ClientIdentity::of(&fields, stated).priority(&objectives, &headers(pairs))
+            ClientIdentity::of(&fields, stated).priority(&pool, None, &headers(pairs))
         };
         let (now, before) = (OBJECTIVE_HEADERS[0], OBJECTIVE_HEADERS[1]);
-        assert_eq!(priority(None, &[(now, "chat")]), 3);
+        assert_eq!(priority(None, &[(now, "chat")]), 2);
         assert_eq!(priority(None, &[(before, "batch")]), -2);
-        assert_eq!(priority(None, &[(before, "batch"), (now, "chat")]), 3);
+        assert_eq!(priority(None, &[(before, "batch"), (now, "chat")]), 2);
         assert_eq!(priority(Some(1), &[(now, "chat")]), 1);
+        assert_eq!(priority(Some(9), &[(now, "chat")]), 2);
         assert_eq!(priority(None, &[(now, "unknown")]), -7);
         assert_eq!(priority(None, &[]), -7);
         let client = ClientIdentity::of(&BodyFields::default(), None);
-        assert_eq!(client.priority(&[], &headers(&[(now, "chat")])), 0);
+        let plain = PoolSpec::new("plain", PoolPolicy::default());
+        assert_eq!(client.priority(&plain, None, &headers(&[(now, "chat")])), 0);
+    }
+
+    #[test]
+    fn a_model_gives_its_priority_to_requests_that_state_none() {
+        let pool = PoolSpec {
+            priorities: [("chat", 1), ("draft", -1)]
+                .map(|(model, priority)| ModelPriority {
+                    model: model.into(),
+                    priority,
+                })
+                .into(),
+            objectives: [Objective {
+                name: "zero".into(),
+                priority: 0,
+            }]
+            .into(),
+            ..PoolSpec::new("pool", PoolPolicy::default())
+        };
+        let silent = BodyFields::default();
+        let stated = BodyFields::parse(&Bytes::from_static(br#"{"priority":7}"#).into());
+        let of = |fields: &BodyFields, header, pairs: &[(&'static str, &'static str)]| {
+            ClientIdentity::of(fields, header).priority(&pool, Some("draft"), &headers(pairs))
+        };
+        assert_eq!(of(&silent, None, &[]), -1);
+        assert_eq!(of(&stated.expect("valid"), None, &[]), -7);
+        assert_eq!(of(&silent, Some(0), &[]), 0);
+        assert_eq!(of(&silent, None, &[(OBJECTIVE_HEADERS[0], "zero")]), 0);
+        let other = ClientIdentity::of(&silent, None);
+        assert_eq!(other.priority(&pool, Some("chat"), &HeaderMap::new()), 1);
+        assert_eq!(other.priority(&pool, Some("chats"), &HeaderMap::new()), 0);
     }
 
     #[test]

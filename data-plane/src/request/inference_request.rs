@@ -179,7 +179,9 @@ impl InferenceRequest {
             blocks,
             block_bytes: policy.block_bytes,
             session,
-            priority: self.client.priority(&pool.objectives, &self.headers),
+            priority: self
+                .client
+                .priority(pool, self.asked_model(), &self.headers),
             tenant: identity::tenant(&policy.tenant, model, &self.headers),
             recomputes_prompt: self.recomputes_prompt,
             only_cached: headers::prefers_cached(&self.headers),

@@ -1,6 +1,6 @@
 //! What a configuration means, defaults included, a few lines a pool.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use hermes_control_plane::{
     cache_sources::tokenizer::{TokenizerSettings, Way},
@@ -107,40 +107,17 @@ fn write_route(f: &mut fmt::Formatter<'_>, route: &Route) -> fmt::Result {
 }
 
 fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
-    let PoolConfig {
-        name: _,
-        models,
-        engine,
-        lanes,
-        sources,
-        policy,
-        tls,
-        collector,
-        kv_manager,
-        kv_events,
-        tokenizer,
-        pickers: _,
-        rewrites,
-        objectives: _,
-    } = pool;
-    write!(
-        f,
-        ": engine {}, strategy {}",
-        engine.name(),
-        policy.strategy.name()
-    )?;
+    let policy = &pool.policy;
+    let (engine, strategy) = (pool.engine.name(), policy.strategy.name());
+    write!(f, ": engine {engine}, strategy {strategy}")?;
     if let Strategy::KvAware(rules) = &policy.strategy {
         write_order(f, &policy.tenant, rules.queue.max_priority)?;
     }
-    if let Some(lanes) = lanes {
+    if let Some(lanes) = pool.lanes {
         write!(f, "\n  lanes: {lanes} prompts at once at each endpoint")?;
     }
-    match &models[..] {
-        [] => write!(f, "\n  models: what the engines answer on /v1/models")?,
-        named => write!(f, "\n  models: {}", named.join(", "))?,
-    }
-    write_rewrites(f, rewrites)?;
-    for source in sources {
+    write_models(f, pool)?;
+    for source in &pool.sources {
         write_source(f, source)?;
     }
     if let Some(rules) = &policy.disaggregation {
@@ -151,38 +128,8 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
             rules.min_uncached_tokens
         )?;
     }
-    write_tls(f, tls)?;
-    if collector.enabled {
-        write!(
-            f,
-            "\n  metrics: {} every {:?}",
-            collector.path, collector.interval
-        )?;
-    } else {
-        write!(f, "\n  metrics: not collected")?;
-    }
-    if let Some(manager) = kv_manager {
-        let (language, url, budget) = (manager.dialect.name(), &manager.url, manager.budget);
-        write!(
-            f,
-            "\n  KV manager: {language} at {url}, given {budget:?} per request"
-        )?;
-    }
-    if let Some(tokenizer) = tokenizer {
-        write_tokenizer(f, tokenizer)?;
-    }
-    if let Some(events) = kv_events {
-        match events.port {
-            Some(port) => write!(
-                f,
-                "\n  KV events: from port {port} of each endpoint, unless its pod says another"
-            )?,
-            None => write!(
-                f,
-                "\n  KV events: from where each pod or engine says that it publishes them"
-            )?,
-        }
-    }
+    write_tls(f, &pool.tls)?;
+    write_knowledge(f, pool)?;
     let (timeouts, retry) = (policy.timeouts, policy.retry);
     write!(
         f,
@@ -190,6 +137,58 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         timeouts.connect, timeouts.request, timeouts.first_byte, timeouts.idle
     )?;
     write!(f, "\n  attempts: {}", retry.max_attempts)
+}
+
+/// What requests may name: models and objectives; and by which pickers the pool is meant.
+fn write_models(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
+    match &pool.models[..] {
+        [] => write!(f, "\n  models: what the engines answer on /v1/models")?,
+        named => write!(f, "\n  models: {}", named.join(", "))?,
+    }
+    write_rewrites(f, &pool.rewrites)?;
+    let priorities = pool.priorities.iter().map(|one| (&one.model, one.priority));
+    write_priorities(f, "priorities of models", priorities)?;
+    let objectives = pool.objectives.iter().map(|one| (&one.name, one.priority));
+    write_priorities(f, "objectives", objectives)?;
+    for picker in pool.pickers.iter() {
+        let (service, namespace) = (&picker.service, &picker.namespace);
+        write!(f, "\n  picker: {service}.{namespace}:{}", picker.port)?;
+    }
+    Ok(())
+}
+
+/// From where the control plane knows loads and caches.
+fn write_knowledge(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
+    let collector = &pool.collector;
+    if collector.enabled {
+        let (path, interval) = (&collector.path, collector.interval);
+        write!(f, "\n  metrics: {path} every {interval:?}")?;
+    } else {
+        write!(f, "\n  metrics: not collected")?;
+    }
+    if let Some(manager) = &pool.kv_manager {
+        let (language, url, budget) = (manager.dialect.name(), &manager.url, manager.budget);
+        write!(
+            f,
+            "\n  KV manager: {language} at {url}, given {budget:?} per request"
+        )?;
+    }
+    if let Some(tokenizer) = &pool.tokenizer {
+        write_tokenizer(f, tokenizer)?;
+    }
+    let Some(events) = &pool.kv_events else {
+        return Ok(());
+    };
+    match events.port {
+        Some(port) => write!(
+            f,
+            "\n  KV events: from port {port} of each endpoint, unless its pod says another"
+        ),
+        None => write!(
+            f,
+            "\n  KV events: from where each pod or engine says that it publishes them"
+        ),
+    }
 }
 
 fn write_rewrites(f: &mut fmt::Formatter<'_>, rewrites: &[ModelRewrite]) -> fmt::Result {
@@ -202,6 +201,20 @@ fn write_rewrites(f: &mut fmt::Formatter<'_>, rewrites: &[ModelRewrite]) -> fmt:
         }
     }
     Ok(())
+}
+
+fn write_priorities<'a>(
+    f: &mut fmt::Formatter<'_>,
+    what: &str,
+    priorities: impl Iterator<Item = (&'a Arc<str>, i32)>,
+) -> fmt::Result {
+    let named: Vec<_> = priorities
+        .map(|(name, priority)| format!("{name} {priority}"))
+        .collect();
+    if named.is_empty() {
+        return Ok(());
+    }
+    write!(f, "\n  {what}: {}", named.join(", "))
 }
 
 /// What orders queued requests besides their work and their wait.

@@ -4,7 +4,7 @@ use std::{num::NonZeroU16, sync::Arc};
 
 use hermes_core::{
     address::ServerAddress,
-    inference_pool::Objective,
+    inference_pool::{ModelPriority, Objective},
     snapshot::{
         Endpoint, EndpointId, EndpointLocation, EngineRank, Model, ModelHolders, PairingFacts,
         PendingDiscovery, PoolSpec, Role,
@@ -24,6 +24,7 @@ impl From<&PoolSpec> for v1::PoolSpec {
             pending,
             pickers,
             rewrites,
+            priorities,
             objectives,
         } = spec;
         Self {
@@ -34,6 +35,7 @@ impl From<&PoolSpec> for v1::PoolSpec {
             }),
             pickers: pickers.iter().map(v1::PickerReference::from).collect(),
             rewrites: rewrites.iter().map(v1::ModelRewrite::from).collect(),
+            priorities: priorities.iter().map(v1::ModelPriority::from).collect(),
             objectives: objectives.iter().map(v1::Objective::from).collect(),
         }
     }
@@ -46,8 +48,10 @@ pub(super) fn pool_spec(name: Arc<str>, wire: v1::PoolSpec) -> Result<PoolSpec, 
         pending,
         pickers,
         rewrites,
+        priorities,
         objectives,
     } = wire;
+    sorted(&priorities, "priorities", |one| one.model.clone())?;
     sorted(&objectives, "objectives", |objective| {
         objective.name.clone()
     })?;
@@ -63,6 +67,7 @@ pub(super) fn pool_spec(name: Arc<str>, wire: v1::PoolSpec) -> Result<PoolSpec, 
         }),
         pickers: each(pickers, "pickers")?.into(),
         rewrites: each(rewrites, "rewrites")?.into(),
+        priorities: priorities.into_iter().map(ModelPriority::from).collect(),
         objectives: objectives.into_iter().map(Objective::from).collect(),
     })
 }

@@ -1,7 +1,7 @@
-//! What objects beside an inference pool say of it: pickers, rewrites and objectives.
+//! What objects beside an inference pool say of it: pickers, rewrites and priorities.
 
 use hermes_core::{
-    inference_pool::{Objective, PickerReference},
+    inference_pool::{ModelPriority, Objective, PickerReference},
     rewrites::{ModelRewrite, RewriteTarget},
 };
 
@@ -92,6 +92,26 @@ impl TryFrom<v1::RewriteTarget> for RewriteTarget {
             model: model.into(),
             weight,
         })
+    }
+}
+
+// === ModelPriority ===
+
+impl From<&ModelPriority> for v1::ModelPriority {
+    fn from(ModelPriority { model, priority }: &ModelPriority) -> Self {
+        Self {
+            model: model.to_string(),
+            priority: *priority,
+        }
+    }
+}
+
+impl From<v1::ModelPriority> for ModelPriority {
+    fn from(v1::ModelPriority { model, priority }: v1::ModelPriority) -> Self {
+        Self {
+            model: model.into(),
+            priority,
+        }
     }
 }
 

@@ -28,6 +28,7 @@ fn object_pool() -> ObjectPool {
         engine: None,
         pickers: Vec::new(),
         rewrites: Vec::new(),
+        priorities: Vec::new(),
         objectives: Vec::new(),
     }
 }

@@ -10,7 +10,7 @@ use super::{
         disaggregation::{self, PoolRoles},
         endpoint_tls,
         engine::EngineKind,
-        kv_events, kv_manager,
+        kv_events, kv_manager, model_priorities,
         names::is_dns_label,
         node::Node,
         objectives, pickers, policy, rewrites,
@@ -57,6 +57,7 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
     let models = read_models(section);
     let (engine, lanes) = read_engine(section);
     let rewrites = rewrites::read(section);
+    let priorities = model_priorities::read(section);
     let objectives = objectives::read(section);
     let pickers = pickers::read(section);
     let mut sources = source::read(section);
@@ -72,6 +73,7 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
         sources: roles.sources.into_iter().chain(sources).collect(),
         pickers,
         rewrites,
+        priorities,
         objectives,
         ..handling
     }

@@ -201,6 +201,51 @@ fn a_match_that_is_not_understood_matches_nothing() {
 }
 
 #[test]
+fn criticality_is_the_priority_of_a_model_whatever_rewrites_it() {
+    let mut scene = Scene::new("");
+    let critical = |name: &str, criticality: &str| {
+        let mut spec = model(name, &Value::Null);
+        spec["criticality"] = json!(criticality);
+        spec
+    };
+    scene.apply(
+        ObjectKind::Rewrite,
+        "r",
+        rewrite(&json!([{
+            "matches": [{"model": {"value": "c"}}],
+            "targets": [{"modelRewrite": "x"}],
+        }])),
+    );
+    for (name, criticality) in [
+        ("c", "Critical"),
+        ("guide", "Schedulable"),
+        ("plain", "Standard"),
+        ("shed", "Sheddable"),
+        ("typo", "critical"),
+    ] {
+        scene.apply(ObjectKind::Model, name, critical(name, criticality));
+    }
+    let pools = scene.pools();
+    let priorities: Vec<_> = pools[0]
+        .priorities
+        .iter()
+        .map(|one| (&*one.model, one.priority))
+        .collect();
+    let expected = [
+        ("c", 1),
+        ("guide", -1),
+        ("plain", 0),
+        ("shed", -1),
+        ("typo", 0),
+    ];
+    assert_eq!(priorities, expected);
+    let ObjectVerdict::Accepted(Some(note)) = scene.verdict(ObjectKind::Model, "typo") else {
+        panic!("a wrong criticality takes nothing away");
+    };
+    assert!(note.contains("spec.criticality"), "{note}");
+}
+
+#[test]
 fn objectives_are_priorities_by_name_and_the_newer_group_wins() {
     let mut scene = Scene::new("");
     let objective = |priority: Value| json!({"poolRef": {"name": "a"}, "priority": priority});

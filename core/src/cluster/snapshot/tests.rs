@@ -11,6 +11,7 @@ use crate::policy::{
 };
 use crate::{
     address::{DnsName, ServerScheme},
+    inference_pool::ModelPriority,
     listener::ListenerTls,
     rewrites::RewriteTarget,
     route::{
@@ -118,6 +119,7 @@ const FIELDS: [&str; 130] = [
     "pending",
     "pickers",
     "policy",
+    "priorities",
     "pool",
     "pools",
     "port",
@@ -251,6 +253,11 @@ fn everything() -> Snapshot {
                     weight: 1,
                 }]
                 .into(),
+            }]
+            .into(),
+            priorities: [ModelPriority {
+                model: "chat".into(),
+                priority: 1,
             }]
             .into(),
             objectives: [Objective {

@@ -2,7 +2,7 @@
 
 use hermes_core::{
     collection::Collection,
-    inference_pool::{Objective, PickerReference},
+    inference_pool::{ModelPriority, Objective, PickerReference},
     policy::PoolPolicy,
     rewrites::{ModelRewrite, RewriteTarget},
     snapshot::{
@@ -83,9 +83,14 @@ fn with_objects(name: String, count: u32) -> PoolSpec {
         name: format!("objective-{number}").into(),
         priority: 1 - number as i32,
     };
+    let model_priority = |number: u32| ModelPriority {
+        model: format!("model-{number}").into(),
+        priority: 1 - number as i32,
+    };
     PoolSpec {
         pickers: numbers.clone().map(picker).collect(),
         rewrites: numbers.clone().map(rewrite).collect(),
+        priorities: numbers.clone().map(model_priority).collect(),
         objectives: numbers.map(objective).collect(),
         ..PoolSpec::new(name, PoolPolicy::default())
     }
@@ -281,6 +286,10 @@ fn objects_of_a_pool_that_cannot_be_used_are_refused_by_the_name_of_their_field(
     assert_eq!(
         refused_spec(|spec| spec.rewrites[1].targets[0].model.clear()),
         "rewrites[1].targets[0].model: is empty; a target needs a model"
+    );
+    assert_eq!(
+        refused_spec(|spec| spec.priorities.reverse()),
+        "priorities[1]: is out of order or there twice; the list must be sorted and its keys unique"
     );
     assert_eq!(
         refused_spec(|spec| spec.objectives.reverse()),
