@@ -228,7 +228,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<InferencePoolsConfig> {
     let timeout = source::api_timeout(section);
     let (policy, role_names) = section.section(
         "policy",
-        "How requests of these pools are handled: the keys of a pool that name neither models nor endpoints.",
+        "How requests of these pools are handled: the keys of [`pools[]`](#pools) that name neither models nor endpoints (`engine`, `lanes`, and those from `disaggregation` on).",
         |section| pool::section::read_policy(section, scheme),
     );
     enabled.then_some(InferencePoolsConfig {

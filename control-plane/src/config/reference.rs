@@ -36,17 +36,21 @@ fn write_tables(path: &str, keys: &[KeyDescription], tables: &mut Vec<String>) {
     tables.push(format!(
         "### {title}\n\n| Key | Type | Default | Range | Meaning |\n|---|---|---|---|---|\n{rows}"
     ));
-    // The keys of `strategy` and `weights` are the same in the original's block.
-    let inside = |key: &&KeyDescription| {
-        let is_repeated = path == "app" && matches!(key.name, "strategy" | "weights");
-        !key.keys().is_empty() && !is_repeated
-    };
+    let inside = |key: &&KeyDescription| !key.keys().is_empty() && !is_repeated(path, key.name);
     for key in keys.iter().filter(inside) {
         let list = matches!(key.value_type, ValueType::List(..));
         let brackets = if list { "[]" } else { "" };
         let path = format!("{}{brackets}", path_of(path, key));
         write_tables(&path, key.keys(), tables);
     }
+}
+
+/// Whether the keys inside this one have tables elsewhere: those of `pools[]`.
+fn is_repeated(path: &str, name: &str) -> bool {
+    matches!(
+        (path, name),
+        ("app", "strategy" | "weights") | ("inferencePools", "policy")
+    )
 }
 
 fn path_of(section: &str, key: &KeyDescription) -> String {
@@ -133,6 +137,38 @@ mod tests {
         assert_eq!(names.len(), count, "{path}");
         keys.iter()
             .for_each(|key| assert_distinct(key.name, key.keys()));
+    }
+
+    /// The keys inside the one that `path` leads to.
+    fn inside(path: &[&str]) -> Vec<KeyDescription> {
+        path.iter().fold(keys(), |keys, name| {
+            let key = keys.iter().find(|key| key.name == *name).expect(name);
+            key.keys().to_vec()
+        })
+    }
+
+    #[test]
+    fn keys_without_a_table_have_the_rows_of_a_pool() {
+        let rows = |keys: Vec<KeyDescription>| -> Vec<String> {
+            keys.iter().map(|key| row("", key)).collect()
+        };
+        let pool = rows(inside(&["pools"]));
+        let policy = rows(inside(&["inferencePools", "policy"]));
+        assert!(!policy.is_empty());
+        for row in policy {
+            assert!(pool.contains(&row), "no row of `pools[]`: {row}");
+        }
+        for name in inside(&["inferencePools", "policy"])
+            .iter()
+            .map(|key| key.name)
+        {
+            let of_a_pool = rows(inside(&["pools", name]));
+            assert_eq!(
+                rows(inside(&["inferencePools", "policy", name])),
+                of_a_pool,
+                "{name}"
+            );
+        }
     }
 
     #[test]
