@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from known_endpoints import CALL_LIMIT_SECONDS, with_known_endpoints
+
 WAIT_SECONDS = 30.0
 CHATS_AT_ONCE = 8
 # Envoy checks each second, and waits as long for a connection or an answer.
@@ -83,6 +85,7 @@ class Pickers:
         engines = [free_port(), free_port()]
         for at, port in enumerate(engines):
             processes.start(f"{name}engine-{at}", binaries / "hermes", "engine", "--listen", f"127.0.0.1:{port}")
+        self.engines = engines
         self.ports, self.admins = [free_port(), free_port()], [free_port(), free_port()]
         control_plane = free_port()
         flags = ["--picker-tls", tls] if tls else []
@@ -105,9 +108,13 @@ class Pickers:
 
     def sum(self, series: str) -> float:
         """Of both pickers that still answer."""
-        pages = [get(admin, "/metrics") for admin in self.admins if listens(admin)]
-        lines = [line for page in pages for line in page.splitlines() if line.startswith(series)]
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+        return sum(sum_of(get(admin, "/metrics"), series) for admin in self.admins if listens(admin))
+
+
+def sum_of(page: str, series: str) -> float:
+    """The sum of a page's samples that begin with `series`."""
+    lines = [line for line in page.splitlines() if line.startswith(series)]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
 def status_of(port: int, path: str) -> int:
@@ -144,7 +151,7 @@ class Envoy:
                 '        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\n'
             )
             text = text.replace("    # One that drains says so.\n", secured + "    # One that drains says so.\n")
-        name = f"envoy-{mode.replace(' ', '-')}{'-tls' if tls else ''}"
+        name = f"envoy-{mode.replace(' ', '-')}-{self.port}"
         file = processes.logs / f"{name}.yaml"
         file.write_text(text)
         processes.start(name, envoy, "-c", file, "--base-id", self.port, "-l", "warning")
@@ -219,6 +226,24 @@ def check_leaving(envoy: Envoy, pickers: Pickers) -> None:
     connection.close()
     wait_for("nothing is in flight", lambda: pickers.sum("hermes_requests_in_flight") == 0)
     wait_for("no stream is open", lambda: pickers.sum("hermes_picker_open_streams ") == 0)
+
+
+def check_the_picker_is_obeyed(envoy: Envoy, pickers: Pickers) -> None:
+    """A repeated prompt goes where it is cached, and not in turn."""
+    served = "vllm:request_success_total"
+    before = [sum_of(get(port, "/metrics"), served) for port in pickers.engines]
+    for _ in range(6):
+        assert envoy.chat(content="the same long words " * 200)[0] == 200
+    after = [sum_of(get(port, "/metrics"), served) for port in pickers.engines]
+    grown = sorted(end - begin for begin, end in zip(before, after, strict=True))
+    assert grown == [0, 6], grown
+
+
+def check_a_long_stream(envoy: Envoy) -> None:
+    begun = time.monotonic()
+    status, body, _ = envoy.chat(stream=True, tokens=400)
+    assert status == 200 and body.endswith(b"data: [DONE]\n\n"), body[-300:]
+    assert time.monotonic() > begun + 2 * CALL_LIMIT_SECONDS, "the stream was shorter than the limit"
 
 
 class Load:
@@ -317,6 +342,12 @@ def main() -> int:
                 check(f"{mode}: a client that leaves", lambda envoy=envoy: check_leaving(envoy, pickers))
             duplex = envoys["full duplex"]
             check("full duplex: ten megabytes", lambda: check_long_bodies(duplex))
+
+            known = with_known_endpoints(config, pickers.engines)
+            gateway = Envoy(processes, options.envoy, known, "full duplex", pickers.ports, tls=False)
+            check("known endpoints: chats", lambda: check_chats(gateway, pickers))
+            check("known endpoints: the picker is obeyed", lambda: check_the_picker_is_obeyed(gateway, pickers))
+            check("known endpoints: a long stream", lambda: check_a_long_stream(gateway))
 
             def secured() -> None:
                 behind_tls = Pickers(processes, options.binaries, certificate(Path(folder) / "certificate"))

@@ -61,11 +61,69 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- list $name $spaced (printf "%s.svc" $spaced) (printf "%s.svc.%s" $spaced .Values.clusterDomain) | toJson -}}
 {{- end -}}
 
-{{/* The configuration file. Without `config`, the block `app`, whose defaults are the original's. */}}
+{{/* The Service by which gateways reach the endpoint pickers. */}}
+{{- define "hermes.picker" -}}
+{{- default (printf "%s-picker" (include "hermes.fullname" .)) .Values.endpointPicker.service.name -}}
+{{- end -}}
+
+{{/* Who issues the certificate that gateways are shown: `chart`, `cert-manager`, or empty where the chart is not concerned. */}}
+{{- define "hermes.pickerIssuer" -}}
+{{- $picker := .Values.endpointPicker -}}
+{{- if and $picker.enabled $picker.tls.enabled (not $picker.tls.secret) -}}
+{{- if eq .Values.tls.issuer "secrets" -}}
+{{- fail "tls.issuer is `secrets`: name the Secret in endpointPicker.tls.secret" -}}
+{{- end -}}
+{{- .Values.tls.issuer -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The Secret with tls.crt and tls.key that gateways are shown. */}}
+{{- define "hermes.pickerSecret" -}}
+{{- $suffix := ternary "certificate" "tls" (eq .Values.tls.issuer "cert-manager") -}}
+{{- default (printf "%s-picker-%s" (include "hermes.fullname" .) $suffix) .Values.endpointPicker.tls.secret -}}
+{{- end -}}
+
+{{/* The names by which gateways reach the pickers, as a JSON list. */}}
+{{- define "hermes.pickerNames" -}}
+{{- $service := printf "%s.%s.svc" (include "hermes.picker" .) .Release.Namespace -}}
+{{- list $service (printf "%s.%s" $service .Values.clusterDomain) (trimSuffix ".svc" $service) (include "hermes.picker" .) | toJson -}}
+{{- end -}}
+
+{{/*
+Each certificate that the issuer (an argument beside the root) makes, as a JSON list: the part that shows it, its Secret,
+its names and its usage.
+*/}}
+{{- define "hermes.certificates" -}}
+{{- $root := .root -}}
+{{- $all := list -}}
+{{- if and $root.Values.tls.enabled (eq $root.Values.tls.issuer .issuer) -}}
+{{- $secret := include "hermes.tlsSecret" (dict "root" $root "name" "control-plane") -}}
+{{- $names := include "hermes.serverNames" $root | fromJsonArray -}}
+{{- $all = append $all (dict "name" "control-plane" "secret" $secret "usage" "server auth" "names" $names) -}}
+{{- $secret := include "hermes.tlsSecret" (dict "root" $root "name" "data-plane") -}}
+{{- $names := list (include "hermes.dataPlane" $root) -}}
+{{- $all = append $all (dict "name" "data-plane" "secret" $secret "usage" "client auth" "names" $names) -}}
+{{- end -}}
+{{- if eq (include "hermes.pickerIssuer" $root) .issuer -}}
+{{- $names := include "hermes.pickerNames" $root | fromJsonArray -}}
+{{- $all = append $all (dict "name" "picker" "secret" (include "hermes.pickerSecret" $root) "usage" "server auth" "names" $names) -}}
+{{- end -}}
+{{- toJson $all -}}
+{{- end -}}
+
+{{/*
+The configuration file. Where gateways ask for endpoints of pools, and nothing else is configured, it makes objects
+configuration. Else, without `config` and `app`, it is the block `app`, whose defaults are the original's.
+*/}}
 {{- define "hermes.config" -}}
 {{- $config := deepCopy (default dict .Values.config) -}}
 {{- if and .Values.app (hasKey $config "app") -}}
 {{- fail "`app` and `config.app` are the same block: give one of the two" -}}
+{{- end -}}
+{{- $picker := .Values.endpointPicker -}}
+{{- $empty := not (or $config .Values.app) -}}
+{{- if and $picker.enabled (or $picker.pools $empty) (not (hasKey $config "inferencePools")) -}}
+{{- $config = set $config "inferencePools" (dict "pickers" (list (include "hermes.picker" .))) -}}
 {{- end -}}
 {{- if or .Values.app (not $config) -}}
 {{- $config = set $config "app" .Values.app -}}
@@ -119,6 +177,33 @@ ConfigMap may name.
   resources: [inferencemodels/status, inferenceobjectives/status, inferencemodelrewrites/status]
   verbs: [patch]
 - {apiGroups: [llm-d.ai], resources: [inferenceobjectives/status, inferencemodelrewrites/status], verbs: [patch]}
+{{- end }}
+{{- end -}}
+
+{{/* What a gateway needs, by its name: its GatewayClass, and whether it speaks to pickers by TLS only, to pools of v1 only. */}}
+{{- define "hermes.gateways" -}}
+envoy-gateway: {class: eg}
+envoy-ai-gateway: {class: envoy-ai-gateway, tls: true, v1: true}
+istio: {class: istio}
+agentgateway: {class: agentgateway, tls: true, v1: true}
+kgateway: {class: kgateway, tls: true}
+gke: {class: gke-l7-regional-external-managed, tls: true}
+{{- end -}}
+
+{{/* The API group of a pool of `endpointPicker`. */}}
+{{- define "hermes.poolGroup" -}}
+inference.networking.{{ ternary "x-k8s.io" "k8s.io" (eq (default "v1" .apiVersion) "v1alpha2") }}
+{{- end -}}
+
+{{/* The Service of a pool of `endpointPicker`, for gateways that know no pools: its name, and the engines' pods. */}}
+{{- define "hermes.poolService" -}}
+{{- printf "%s-%s" (include "hermes.fullname" .root) .pool.name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* The policies of gateways are for these: the HTTPRoute of each pool. */}}
+{{- define "hermes.poolRoutes" -}}
+{{- range .Values.endpointPicker.pools }}
+- {group: gateway.networking.k8s.io, kind: HTTPRoute, name: {{ .name }}}
 {{- end }}
 {{- end -}}
 
