@@ -132,6 +132,46 @@ configuration. Else, without `config` and `app`, it is the block `app`, whose de
 {{- end -}}
 
 {{/*
+The listeners of the configuration that other pods can reach, as a JSON list: name, whether it is secured, its port at the
+pods, and that of the Service.
+*/}}
+{{- define "hermes.listeners" -}}
+{{- $listeners := list -}}
+{{- $names := list -}}
+{{- $published := .Values.dataPlane.service.listenerPorts -}}
+{{- range (include "hermes.config" . | fromYaml).listeners -}}
+  {{- $port := splitList ":" .address | last | int -}}
+  {{- if not (regexMatch "^(127\\.|\\[::1\\])" .address) -}}
+    {{- $service := default $port (index $published .name) | int -}}
+    {{- $listeners = append $listeners (dict "name" .name "secured" (hasKey . "tls") "port" $port "service" $service) -}}
+    {{- $names = append $names .name -}}
+  {{- end -}}
+{{- end -}}
+{{- range $name, $port := $published -}}
+  {{- if not (has $name $names) -}}
+    {{- fail (printf "dataPlane.service.listenerPorts: config.listeners has none with the name %s that other pods can reach" $name) -}}
+  {{- end -}}
+{{- end -}}
+{{- toJson $listeners -}}
+{{- end -}}
+
+{{/* The ports of these listeners at the pods, each once, as a JSON list. */}}
+{{- define "hermes.listenerPorts" -}}
+{{- $ports := list -}}
+{{- range include "hermes.listeners" . | fromJsonArray -}}{{- $ports = append $ports (int .port) -}}{{- end -}}
+{{- uniq $ports | toJson -}}
+{{- end -}}
+
+{{/* The certificates of listeners, which are Secrets of these names, as a JSON list. */}}
+{{- define "hermes.listenerCertificates" -}}
+{{- $names := .Values.dataPlane.certificates -}}
+{{- range (include "hermes.config" . | fromYaml).listeners -}}
+  {{- $names = concat $names (default list (default dict .tls).certificates) -}}
+{{- end -}}
+{{- $names | uniq | sortAlpha | toJson -}}
+{{- end -}}
+
+{{/*
 What the control plane watches, as JSON: namespace to a list of resources. Services are watched with
 their EndpointSlices, and pods with the objects that name them. `rbac.namespaces` adds namespaces that a later edit of the
 ConfigMap may name.
