@@ -13,14 +13,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from known_endpoints import CALL_LIMIT_SECONDS, with_known_endpoints
 
 WAIT_SECONDS = 30.0
 CHATS_AT_ONCE = 8
-# Envoy checks each second, and waits as long for a connection or an answer.
-NOTICED_SECONDS = 3.0
+# How long a picker that was killed could still be chosen: Envoy checks each second, for up to a second.
+AFTER_KILL_SECONDS = 3.0
 
 # Changes to the ext_proc filter of envoy.yaml, by what they are called here.
 DUPLEX = "request_body_mode: FULL_DUPLEX_STREAMED\n                response_body_mode: FULL_DUPLEX_STREAMED"
@@ -31,6 +32,9 @@ MODES = {
     "streamed early": "request_body_mode: STREAMED\n                response_body_mode: STREAMED",
     "hidden answers": "request_body_mode: FULL_DUPLEX_STREAMED\n                response_body_mode: NONE",
 }
+# A filter that may fail, for one check.
+SURVIVING = "surviving"
+CHANGES = {**MODES, SURVIVING: MODES["buffered"]}
 EXTRA = {
     "streamed": "allow_mode_override: true",
     "streamed early": "send_body_without_waiting_for_header_response: true",
@@ -102,9 +106,15 @@ class Pickers:
             *("--control-plane", f"http://127.0.0.1:{control_plane}"),
             *("--picker-listen", f"127.0.0.1:{self.ports[1]}", "--admin", f"127.0.0.1:{self.admins[1]}", *flags),
         )
-        self.processes = [first, second]
+        self.start, self.processes = processes.start, [first, second]
         for admin in self.admins:
             wait_for("a picker is ready", lambda admin=admin: status_of(admin, "/readyz") == 200)
+
+    def restart(self) -> None:
+        """Starts the second picker again, and waits until it is used."""
+        self.processes[1] = self.start("picker-1-again", *self.processes[1].args)
+        wait_for("it is ready", lambda: status_of(self.admins[1], "/readyz") == 200)
+        wait_for("it is used", lambda: 'end="served"} 0' not in get(self.admins[1], "/metrics"))
 
     def sum(self, series: str) -> float:
         """Of both pickers that still answer."""
@@ -142,7 +152,9 @@ class Envoy:
         endpoint = "        - endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 9002}}}"
         assert endpoint in text and DUPLEX in text, "envoy.yaml has changed"
         text = text.replace(endpoint, "\n".join(endpoint.replace("9002", str(port)) for port in ports))
-        text = text.replace(DUPLEX, MODES[mode])
+        text = text.replace(DUPLEX, CHANGES[mode])
+        if mode == SURVIVING:
+            text = text.replace("failure_mode_allow: false", "failure_mode_allow: true")
         if mode in EXTRA:
             text = text.replace("failure_mode_allow: false", f"failure_mode_allow: false\n              {EXTRA[mode]}")
         if tls:
@@ -246,11 +258,19 @@ def check_a_long_stream(envoy: Envoy) -> None:
     assert time.monotonic() > begun + 2 * CALL_LIMIT_SECONDS, "the stream was shorter than the limit"
 
 
+@dataclass(frozen=True)
+class FailedChat:
+    began: float
+    was_cut: bool
+    """Its answer had begun."""
+    error: str
+
+
 class Load:
     """Chats, several at once, until it is stopped."""
 
     def __init__(self, envoy: Envoy) -> None:
-        self.failures: list[tuple[float, str]] = []
+        self.failures: list[FailedChat] = []
         self.served = 0
         self.stopping = threading.Event()
         self.lock = threading.Lock()
@@ -260,15 +280,16 @@ class Load:
 
     def chats(self, envoy: Envoy) -> None:
         while not self.stopping.is_set():
+            began = time.monotonic()
             try:
                 status, body, _ = envoy.chat(stream=True, tokens=10)
                 is_whole = status == 200 and body.endswith(b"data: [DONE]\n\n")
-                failure = None if is_whole else f"{status} {body[:200]!r}"
+                failure = None if is_whole else FailedChat(began, status == 200, f"{status} {body[:200]!r}")
             except (OSError, http.client.HTTPException) as error:
-                failure = repr(error)
+                failure = FailedChat(began, isinstance(error, http.client.IncompleteRead), repr(error))
             with self.lock:
                 if failure:
-                    self.failures.append((time.monotonic(), failure))
+                    self.failures.append(failure)
                 else:
                     self.served += 1
 
@@ -278,7 +299,18 @@ class Load:
             thread.join()
 
 
-def check_a_drain_and_a_kill(envoy: Envoy, pickers: Pickers, restart: Callable[[], None]) -> None:
+def kill_one(load: Load, pickers: Pickers) -> float:
+    """Kills a picker, and waits until all that it can cost is seen. Returns when it was killed."""
+    killed = time.monotonic()
+    pickers.processes[1].kill()
+    pickers.processes[1].wait()
+    wait_for("Envoy has noticed", lambda: time.monotonic() > killed + AFTER_KILL_SECONDS)
+    served = load.served
+    wait_for("chats go on", lambda: load.served > served + 40)
+    return killed
+
+
+def check_a_drain_and_a_kill(envoy: Envoy, pickers: Pickers) -> None:
     load = Load(envoy)
     wait_for("chats are served", lambda: load.served > 20)
     pickers.processes[1].send_signal(signal.SIGTERM)
@@ -286,19 +318,27 @@ def check_a_drain_and_a_kill(envoy: Envoy, pickers: Pickers, restart: Callable[[
     served = load.served
     wait_for("chats go on", lambda: load.served > served + 20)
     drained = list(load.failures)
-    restart()
-    wait_for("the picker is used again", lambda: get(pickers.admins[1], "/metrics").count('end="served"} 0') == 0)
-    pickers.processes[1].kill()
-    killed = time.monotonic()
-    pickers.processes[1].wait()
-    wait_for("Envoy has noticed", lambda: time.monotonic() > killed + NOTICED_SECONDS)
-    served = load.served
-    wait_for("chats go on", lambda: load.served > served + 40)
+    # Killed soon after Envoy has noticed that it is back, when a second change is the hardest to apply.
+    pickers.restart()
+    killed = kill_one(load, pickers)
     load.stop()
     assert not drained, f"a drain cost {len(drained)} of {load.served} chats: {drained[:3]}"
-    late = [failure for at, failure in load.failures if at > killed + NOTICED_SECONDS]
-    assert not late, f"a picker that was killed costs chats for longer than {NOTICED_SECONDS} s: {late[:3]}"
-    print(f"     {load.served} chats; the drain cost none, the kill {len(load.failures)}")
+    late = [failure for failure in load.failures if failure.began > killed]
+    assert not late, f"{len(late)} chats that began after the kill failed: {late[:3]}"
+    held = len(load.failures)
+    assert held <= CHATS_AT_ONCE, f"a kill cost {held} chats, more than were open: {load.failures[:3]}"
+    print(f"     {load.served} chats; the drain cost none, the kill {held} of those that were open")
+
+
+def check_that_answers_survive_their_picker(envoy: Envoy, pickers: Pickers) -> None:
+    load = Load(envoy)
+    wait_for("chats are served", lambda: load.served > 20)
+    pickers.restart()
+    killed = kill_one(load, pickers)
+    load.stop()
+    cut = [failure for failure in load.failures if failure.was_cut or failure.began > killed]
+    assert not cut, f"{len(cut)} answers ended with their picker: {cut[:3]}"
+    print(f"     {load.served} chats; the kill cost {len(load.failures)} that waited for a destination")
 
 
 def certificate(folder: Path) -> Path:
@@ -356,12 +396,13 @@ def main() -> int:
 
             check("tls: chats", secured)
 
-            def restart() -> None:
-                command = pickers.processes[1].args
-                pickers.processes[1] = processes.start("picker-1-again", *command)
-                wait_for("it is ready", lambda: status_of(pickers.admins[1], "/readyz") == 200)
+            check("a drain and a kill under load", lambda: check_a_drain_and_a_kill(duplex, pickers))
 
-            check("a drain and a kill under load", lambda: check_a_drain_and_a_kill(duplex, pickers, restart))
+            def survived() -> None:
+                envoy = Envoy(processes, options.envoy, config, SURVIVING, pickers.ports, tls=False)
+                check_that_answers_survive_their_picker(envoy, pickers)
+
+            check("answers survive their picker where the filter may fail", survived)
         finally:
             processes.stop()
         if results["failed"]:
