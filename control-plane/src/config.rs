@@ -17,6 +17,7 @@
 //! It does not read environment variables or command lines, and it does not reach any network.
 
 mod app;
+mod asked_picker;
 mod collector;
 mod conductor;
 mod diagnostics;

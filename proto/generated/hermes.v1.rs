@@ -283,9 +283,28 @@ pub struct PoolSpec {
     /// Sorted by name.
     #[prost(message, repeated, tag = "7")]
     pub objectives: ::prost::alloc::vec::Vec<Objective>,
+    /// Unset: the router chooses itself, as proxies of the previous release always do.
+    #[prost(message, optional, tag = "8")]
+    pub asked_picker: ::core::option::Option<AskedPicker>,
+    /// Endpoints at http addresses are spoken to over HTTP/2.
+    #[prost(bool, tag = "9")]
+    pub http2: bool,
     /// Sorted by model.
-    #[prost(message, repeated, tag = "8")]
+    #[prost(message, repeated, tag = "10")]
     pub priorities: ::prost::alloc::vec::Vec<ModelPriority>,
+}
+/// Another endpoint picker, which chooses the endpoints of a pool.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AskedPicker {
+    /// host:port
+    #[prost(string, tag = "1")]
+    pub authority: ::prost::alloc::string::String,
+    /// By TLS, without verifying its certificate.
+    #[prost(bool, tag = "2")]
+    pub tls: bool,
+    /// The router chooses when the picker does not. Otherwise the request is refused.
+    #[prost(bool, tag = "3")]
+    pub fails_open: bool,
 }
 /// A Service that is the picker of a pool for gateways.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -201,6 +201,8 @@ impl PoolState {
                     rewrites,
                     priorities,
                     objectives,
+                    asked_picker,
+                    http2,
                     ..
                 },
             members,
@@ -215,6 +217,8 @@ impl PoolState {
             rewrites: Arc::clone(rewrites),
             priorities: Arc::clone(priorities),
             objectives: Arc::clone(objectives),
+            asked_picker: asked_picker.clone(),
+            http2: *http2,
         };
         let pool = Pool {
             spec: Arc::new(spec),

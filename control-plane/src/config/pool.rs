@@ -12,7 +12,7 @@ pub(super) mod section;
 use std::sync::Arc;
 
 use hermes_core::{
-    inference_pool::{ModelPriority, Objective, PickerReference},
+    inference_pool::{AskedPicker, ModelPriority, Objective, PickerReference},
     policy::{KvAware, PoolPolicy, QueueLimits, Strategy},
     rewrites::{self, ModelRewrite},
 };
@@ -60,6 +60,10 @@ pub struct PoolConfig {
     pub priorities: Arc<[ModelPriority]>,
     /// Sorted by name, each once.
     pub objectives: Arc<[Objective]>,
+    /// The picker that chooses the endpoints, if that is not this router.
+    pub asked_picker: Option<AskedPicker>,
+    /// Endpoints at `http` addresses are spoken to over HTTP/2.
+    pub http2: bool,
 }
 
 /// The parts of a pool as a source of configuration states them.
@@ -97,6 +101,10 @@ pub struct PoolParts {
     pub priorities: Vec<ModelPriority>,
     /// In any order; of several with one name the first counts.
     pub objectives: Vec<Objective>,
+    /// As in [`PoolConfig`].
+    pub asked_picker: Option<AskedPicker>,
+    /// As in [`PoolConfig`].
+    pub http2: bool,
 }
 
 /// What is wrong, or probably not intended, with the parts of a pool together.
@@ -142,6 +150,8 @@ impl PoolParts {
             rewrites: Vec::new(),
             priorities: Vec::new(),
             objectives: Vec::new(),
+            asked_picker: None,
+            http2: false,
         }
     }
 
@@ -187,6 +197,8 @@ impl PoolParts {
             rewrites,
             priorities: self.priorities.into(),
             objectives: self.objectives.into(),
+            asked_picker: self.asked_picker,
+            http2: self.http2,
         };
         (pool, issues)
     }

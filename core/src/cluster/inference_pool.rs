@@ -1,9 +1,12 @@
 //! What objects of Kubernetes beside an `InferencePool` say of a pool: by which Services gateways
-//! reach its picker, and which objectives its requests may name; and the headers of its requests.
+//! reach its picker, which other picker chooses its endpoints, and which objectives its requests may
+//! name; and the headers of its requests.
 
 use std::sync::Arc;
 
 use serde::Serialize;
+
+use super::address::{ServerAddress, ServerScheme, UrlParts};
 
 /// The headers that name the objective of a request: llm-d's, and the one that it had before.
 pub const OBJECTIVE_HEADERS: [&str; 2] = [
@@ -30,6 +33,29 @@ pub struct PickerReference {
     pub port: u16,
 }
 
+/// Another endpoint picker, which chooses the endpoints of a pool: it is asked by Envoy's
+/// `ext_proc`, as the endpoint picker protocol of the Gateway API Inference Extension has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AskedPicker {
+    /// `host:port`: a DNS name, such as that of a Service, or an IP address.
+    pub authority: Arc<str>,
+    /// By TLS. Its certificate is not verified: pickers sign their own at each start.
+    pub tls: bool,
+    /// When it names no endpoint.
+    pub on_failure: PickerFailure,
+}
+
+/// What follows when a picker that is asked names no endpoint of the pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PickerFailure {
+    /// The endpoint is chosen as if no other picker were asked.
+    Open,
+    /// The request is not served.
+    #[default]
+    Close,
+}
+
 /// How important requests are that name this objective: an `InferenceObjective` of `llm-d.ai`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Objective {
@@ -48,6 +74,30 @@ pub struct ModelPriority {
     pub model: Arc<str>,
     /// As [`Objective::priority`].
     pub priority: i32,
+}
+
+// === AskedPicker ===
+
+impl AskedPicker {
+    /// Where it is; `None` if the authority is not a host and a port.
+    #[must_use]
+    pub fn address(&self) -> Option<ServerAddress> {
+        let scheme = if self.tls {
+            ServerScheme::Https
+        } else {
+            ServerScheme::Http
+        };
+        let url = format!("{}://{}", scheme.as_str(), self.authority);
+        match UrlParts::parse(&url) {
+            Ok(UrlParts {
+                host,
+                port: Some(port),
+                path: "",
+                ..
+            }) => Some(ServerAddress::new(scheme, host, port)),
+            _ => None,
+        }
+    }
 }
 
 /// The priority of the requests that name this objective; `None` if it is none of the `objectives`,
@@ -69,6 +119,32 @@ pub fn model_priority(priorities: &[ModelPriority], model: &str) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_picker_is_at_a_host_and_a_port() {
+        let address = |authority: &str| {
+            let picker = AskedPicker {
+                authority: authority.into(),
+                tls: true,
+                on_failure: PickerFailure::default(),
+            };
+            picker.address().map(|address| address.to_string())
+        };
+        for right in ["epp.ai.svc:9002", "10.0.0.1:9002", "[fd00::1]:9002"] {
+            assert_eq!(address(right), Some(format!("https://{right}")));
+        }
+        for wrong in [
+            "epp",
+            "epp:0",
+            "epp:9002/a",
+            "a@epp:9002",
+            "",
+            ":9002",
+            "10.1:9002",
+        ] {
+            assert_eq!(address(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn an_objective_is_found_by_its_whole_name() {

@@ -28,7 +28,7 @@ pub use super::version::{Epoch, Version};
 use crate::{
     address::ServerAddress,
     collection::{Collection, Keyed},
-    inference_pool::{ModelPriority, Objective, PickerReference},
+    inference_pool::{AskedPicker, ModelPriority, Objective, PickerReference},
     listener::Listener,
     policy::{PairDialect, PoolPolicy, ProxySettings},
     rewrites::ModelRewrite,
@@ -171,6 +171,12 @@ pub struct PoolSpec {
     /// What requests may name to have another priority than 0. Sorted by name.
     #[serde(skip_serializing_if = "is_empty")]
     pub objectives: Arc<[Objective]>,
+    /// The picker that chooses the endpoints of requests, if that is not this router.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked_picker: Option<AskedPicker>,
+    /// Endpoints at `http` addresses are spoken to over HTTP/2, without asking whether they do.
+    #[serde(skip_serializing_if = "is_false")]
+    pub http2: bool,
 }
 
 /// What the control-plane replica has not discovered of a pool since it started.
@@ -284,6 +290,8 @@ impl PoolSpec {
             rewrites: Arc::default(),
             priorities: Arc::default(),
             objectives: Arc::default(),
+            asked_picker: None,
+            http2: false,
         }
     }
 }
@@ -291,6 +299,15 @@ impl PoolSpec {
 /// What serde calls for lists that most pools lack.
 fn is_empty<T>(list: &[T]) -> bool {
     list.is_empty()
+}
+
+/// What serde calls for flags that most pools lack.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 // === PendingDiscovery ===

@@ -10,6 +10,7 @@ use hermes_control_plane::{
     },
 };
 use hermes_core::{
+    inference_pool::{AskedPicker, PickerFailure},
     listener::Listener,
     policy::{Strategy, TenantKey},
     rewrites::{ModelRewrite, RewriteTarget},
@@ -120,6 +121,9 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
     for source in &pool.sources {
         write_source(f, source)?;
     }
+    if pool.http2 {
+        write!(f, "\n  endpoints at http addresses: over HTTP/2")?;
+    }
     if let Some(rules) = &policy.disaggregation {
         let (dialect, fallback) = (rules.dialect.name(), rules.fallback.name());
         write!(
@@ -154,7 +158,27 @@ fn write_models(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         let (service, namespace) = (&picker.service, &picker.namespace);
         write!(f, "\n  picker: {service}.{namespace}:{}", picker.port)?;
     }
-    Ok(())
+    write_picker(f, pool.asked_picker.as_ref())
+}
+
+fn write_picker(f: &mut fmt::Formatter<'_>, picker: Option<&AskedPicker>) -> fmt::Result {
+    let Some(picker) = picker else {
+        return Ok(());
+    };
+    let means = if picker.tls {
+        "by TLS"
+    } else {
+        "in plain text"
+    };
+    let otherwise = match picker.on_failure {
+        PickerFailure::Open => "the strategy above",
+        PickerFailure::Close => "503",
+    };
+    let authority = &picker.authority;
+    write!(
+        f,
+        "\n  endpoints are chosen by the picker at {authority}, asked {means}; if it fails: {otherwise}"
+    )
 }
 
 /// From where the control plane knows loads and caches.

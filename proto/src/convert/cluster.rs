@@ -4,7 +4,7 @@ use std::{num::NonZeroU16, sync::Arc};
 
 use hermes_core::{
     address::ServerAddress,
-    inference_pool::{ModelPriority, Objective},
+    inference_pool::{AskedPicker, ModelPriority, Objective},
     snapshot::{
         Endpoint, EndpointId, EndpointLocation, EngineRank, Model, ModelHolders, PairingFacts,
         PendingDiscovery, PoolSpec, Role,
@@ -26,6 +26,8 @@ impl From<&PoolSpec> for v1::PoolSpec {
             rewrites,
             priorities,
             objectives,
+            asked_picker,
+            http2,
         } = spec;
         Self {
             policy: Some(v1::Policy::from(policy)),
@@ -37,6 +39,8 @@ impl From<&PoolSpec> for v1::PoolSpec {
             rewrites: rewrites.iter().map(v1::ModelRewrite::from).collect(),
             priorities: priorities.iter().map(v1::ModelPriority::from).collect(),
             objectives: objectives.iter().map(v1::Objective::from).collect(),
+            asked_picker: asked_picker.as_ref().map(v1::AskedPicker::from),
+            http2: *http2,
         }
     }
 }
@@ -50,6 +54,8 @@ pub(super) fn pool_spec(name: Arc<str>, wire: v1::PoolSpec) -> Result<PoolSpec, 
         rewrites,
         priorities,
         objectives,
+        asked_picker,
+        http2,
     } = wire;
     sorted(&priorities, "priorities", |one| one.model.clone())?;
     sorted(&objectives, "objectives", |objective| {
@@ -58,6 +64,7 @@ pub(super) fn pool_spec(name: Arc<str>, wire: v1::PoolSpec) -> Result<PoolSpec, 
     let policy = required(policy, "policy")?
         .try_into()
         .map_err(|e: Invalid| e.inside("policy"))?;
+    let asked_picker = asked_picker.map(AskedPicker::try_from).transpose();
     Ok(PoolSpec {
         name,
         policy,
@@ -69,6 +76,8 @@ pub(super) fn pool_spec(name: Arc<str>, wire: v1::PoolSpec) -> Result<PoolSpec, 
         rewrites: each(rewrites, "rewrites")?.into(),
         priorities: priorities.into_iter().map(ModelPriority::from).collect(),
         objectives: objectives.into_iter().map(Objective::from).collect(),
+        asked_picker: asked_picker.map_err(|e| e.inside("asked_picker"))?,
+        http2,
     })
 }
 

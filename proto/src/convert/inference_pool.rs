@@ -1,7 +1,7 @@
 //! What objects beside an inference pool say of it: pickers, rewrites and priorities.
 
 use hermes_core::{
-    inference_pool::{ModelPriority, Objective, PickerReference},
+    inference_pool::{AskedPicker, ModelPriority, Objective, PickerFailure, PickerReference},
     rewrites::{ModelRewrite, RewriteTarget},
 };
 
@@ -39,6 +39,48 @@ impl TryFrom<v1::PickerReference> for PickerReference {
             service: service.into(),
             port: port_number(port, "port")?.get(),
         })
+    }
+}
+
+// === AskedPicker ===
+
+impl From<&AskedPicker> for v1::AskedPicker {
+    fn from(picker: &AskedPicker) -> Self {
+        let AskedPicker {
+            authority,
+            tls,
+            on_failure,
+        } = picker;
+        Self {
+            authority: authority.to_string(),
+            tls: *tls,
+            fails_open: *on_failure == PickerFailure::Open,
+        }
+    }
+}
+
+impl TryFrom<v1::AskedPicker> for AskedPicker {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::AskedPicker) -> Result<Self, Invalid> {
+        let v1::AskedPicker {
+            authority,
+            tls,
+            fails_open,
+        } = wire;
+        let picker = Self {
+            authority: authority.into(),
+            tls,
+            on_failure: if fails_open {
+                PickerFailure::Open
+            } else {
+                PickerFailure::Close
+            },
+        };
+        match picker.address() {
+            Some(_) => Ok(picker),
+            None => Err(Invalid::new("authority", "must be a host and a port")),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use hermes_core::{address::ServerScheme, policy::PoolPolicy};
 
 use super::{
     super::{
-        collector,
+        asked_picker, collector,
         disaggregation::{self, PoolRoles},
         endpoint_tls,
         engine::EngineKind,
@@ -60,6 +60,18 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
     let priorities = model_priorities::read(section);
     let objectives = objectives::read(section);
     let pickers = pickers::read(section);
+    let asked_picker = section.optional_section(
+        "askPicker",
+        "Another endpoint picker, which chooses the endpoints of requests: see [gateways](gateways.md).",
+        asked_picker::read,
+    );
+    let http2 = section
+        .flag(
+            "http2",
+            "Whether endpoints at `http` addresses are spoken to over HTTP/2, as `appProtocol: kubernetes.io/h2c` of an \
+             `InferencePool` says.",
+        )
+        .or(false);
     let mut sources = source::read(section);
     let (handling, roles) = read_handling(section, engine);
     sources
@@ -75,6 +87,8 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
         rewrites,
         priorities,
         objectives,
+        asked_picker: asked_picker.flatten(),
+        http2,
         ..handling
     }
 }

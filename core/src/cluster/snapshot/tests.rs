@@ -11,7 +11,7 @@ use crate::policy::{
 };
 use crate::{
     address::{DnsName, ServerScheme},
-    inference_pool::ModelPriority,
+    inference_pool::{ModelPriority, PickerFailure},
     listener::ListenerTls,
     rewrites::RewriteTarget,
     route::{
@@ -41,9 +41,11 @@ fn ids_never_change_between_releases() {
 /// Every field of a snapshot. A snapshot goes to every proxy, and `/debug/snapshot` shows it to
 /// anyone who reaches the admin port: a name is added here only if its value is no secret. What a
 /// proxy needs of a credential is a reference to it.
-const FIELDS: [&str; 130] = [
+const FIELDS: [&str; 135] = [
     "add",
     "address",
+    "asked_picker",
+    "authority",
     "backend_request",
     "backends",
     "base_time",
@@ -81,6 +83,7 @@ const FIELDS: [&str; 130] = [
     "holders",
     "hostname",
     "hostnames",
+    "http2",
     "id",
     "idle",
     "in_flight",
@@ -113,6 +116,7 @@ const FIELDS: [&str; 130] = [
     "nanos",
     "node",
     "objectives",
+    "on_failure",
     "parent",
     "path",
     "pattern",
@@ -265,6 +269,12 @@ fn everything() -> Snapshot {
                 priority: -1,
             }]
             .into(),
+            asked_picker: Some(AskedPicker {
+                authority: "picker.ai.svc:9002".into(),
+                tls: true,
+                on_failure: PickerFailure::Close,
+            }),
+            http2: true,
             ..plain
         };
         Arc::new(Pool {

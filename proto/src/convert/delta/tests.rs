@@ -2,7 +2,7 @@
 
 use hermes_core::{
     collection::Collection,
-    inference_pool::{ModelPriority, Objective, PickerReference},
+    inference_pool::{AskedPicker, ModelPriority, Objective, PickerFailure, PickerReference},
     policy::PoolPolicy,
     rewrites::{ModelRewrite, RewriteTarget},
     snapshot::{
@@ -87,7 +87,18 @@ fn with_objects(name: String, count: u32) -> PoolSpec {
         model: format!("model-{number}").into(),
         priority: 1 - number as i32,
     };
+    let asked = |number: u32| AskedPicker {
+        authority: format!("picker-{number}.ai.svc:9002").into(),
+        tls: number > 1,
+        on_failure: if number > 2 {
+            PickerFailure::Open
+        } else {
+            PickerFailure::Close
+        },
+    };
     PoolSpec {
+        asked_picker: (count > 0).then(|| asked(count)),
+        http2: count > 1,
         pickers: numbers.clone().map(picker).collect(),
         rewrites: numbers.clone().map(rewrite).collect(),
         priorities: numbers.clone().map(model_priority).collect(),
@@ -278,6 +289,10 @@ fn objects_of_a_pool_that_cannot_be_used_are_refused_by_the_name_of_their_field(
     assert_eq!(
         refused_spec(|spec| spec.pickers[1].port = 65_536),
         "pickers[1].port: must be a port, 1 to 65535"
+    );
+    assert_eq!(
+        refused_spec(|spec| spec.asked_picker.as_mut().expect("one").authority = "picker".into()),
+        "asked_picker.authority: must be a host and a port"
     );
     assert_eq!(
         refused_spec(|spec| spec.rewrites[0].targets.clear()),
