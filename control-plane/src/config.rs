@@ -26,6 +26,7 @@ pub mod duration;
 mod endpoint_tls;
 mod engine;
 mod error;
+mod gateway_service;
 mod header;
 pub mod inference_pools;
 mod key;
@@ -67,6 +68,7 @@ pub use self::{
     endpoint_tls::{AuthorityFiles, EndpointTlsConfig},
     engine::EngineKind,
     error::{ConfigError, ConfigErrors},
+    gateway_service::{GatewayServiceConfig, ServiceReach},
     inference_pools::{InferencePoolsConfig, ObjectNamespaces, ObjectPool},
     key::{DefaultValue, KeyDescription, ValueType},
     merge::RefusedFragment,

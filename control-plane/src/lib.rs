@@ -21,6 +21,8 @@
 //! | [`discovery`], [`engines`], [`cache_sources`] | what Kubernetes, engines and cache indexes report |
 //! | [`config`] | the configuration file |
 //! | `objects` | objects of the Inference Extension, which are configuration too |
+//! | [`gateway_ports`] | the Service of each Gateway, and the proxies' ports that it leads to |
+//! | [`listener_certificates`] | certificates of listeners from Secrets |
 //! | [`events`] | Kubernetes Events about the configuration |
 //! | `bounded_body` | bodies of HTTP responses, up to a limit |
 //!
@@ -37,6 +39,8 @@ pub mod config;
 pub mod discovery;
 pub mod engines;
 pub mod events;
+pub mod gateway_ports;
+pub mod listener_certificates;
 pub mod metrics;
 pub mod process;
 pub mod snapshot_encoder;
