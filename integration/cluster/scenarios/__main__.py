@@ -19,8 +19,8 @@ from scenario import Skipped, scenarios_of
 from context import Context
 
 ORDER = [
-    "install", "manifests", "permissions", "configuration", "inference_pools", "certificates", "scaling", "prefill_decode",
-    "upgrades", "outages", "autoscaling", "monitoring", "tracing",
+    "install", "manifests", "permissions", "configuration", "inference_pools", "guide", "certificates", "scaling",
+    "prefill_decode", "upgrades", "outages", "autoscaling", "monitoring", "tracing",
 ]
 NAMESPACE = "hermes-trial"
 
