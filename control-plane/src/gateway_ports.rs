@@ -18,6 +18,14 @@
 //! * while no Gateways are wanted nothing is watched, and no right is needed.
 
 mod assignment;
+mod changes;
+mod feed;
+#[cfg(test)]
+mod fixture;
+mod manifest;
+mod metrics;
+mod observed;
+mod plan;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,8 +33,15 @@ use std::{
     sync::Arc,
 };
 
-pub use self::assignment::{AssignedPorts, GatewayPort, assign};
+pub use self::{
+    assignment::{AssignedPorts, GatewayPort, assign},
+    feed::GatewayPortFeed,
+    metrics::GatewayPortMetrics,
+};
 use crate::config::GatewayServiceConfig;
+
+/// Who has set the fields of Services.
+const FIELD_MANAGER: &str = "hermes";
 
 /// What a Gateway is called.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,7 +85,7 @@ pub struct WantedGateway {
 pub type GatewayServices = Option<Arc<BTreeMap<GatewayName, GatewayService>>>;
 
 /// The ports and the addresses of a Gateway.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GatewayService {
     /// The proxies' port for each port of the Gateway. One is absent until a Service has it.
     pub ports: BTreeMap<u16, u16>,

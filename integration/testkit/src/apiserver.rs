@@ -10,8 +10,8 @@
 //! It serves what watchers need: lists with label selectors and pages, watches from a version with
 //! bookmarks and time limits, and the `Status` objects of refusals, for namespaced and
 //! namespace-less paths of any kind. It is as strict as a server without the WatchList feature. It
-//! has no schemas, admission, authentication or TLS. Clients can create Events and apply conditions,
-//! and write nothing else: only the test does.
+//! has no schemas, admission, authentication or TLS. Clients can create Events, apply conditions, and
+//! apply and delete whole objects, as one field manager.
 //!
 //! Everything lives in the process and on `127.0.0.1`; dropping the server closes all its sockets.
 
@@ -19,12 +19,14 @@ mod collection;
 mod connections;
 mod query;
 mod refusal;
+mod reply;
 mod selector;
 mod serve;
 mod store;
 mod stream;
+mod write;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use k8s_openapi::{
     Metadata, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -55,6 +57,8 @@ pub struct Requests {
     pub watches: u64,
     /// Conditions that were applied to an object's status.
     pub applied_statuses: u64,
+    /// Objects that were applied or deleted, or were to be.
+    pub writes: u64,
 }
 
 /// What every connection sees.
@@ -63,6 +67,10 @@ struct Shared {
     store: Mutex<Store>,
     faults: Mutex<Faults>,
     requests: Mutex<Requests>,
+    /// The single objects that clients listed or watched.
+    selected: Mutex<BTreeSet<(Collection, String)>>,
+    /// What clients applied last.
+    applied: Mutex<write::AppliedObjects>,
     /// The newest version; wakes watches.
     version: watch::Sender<u64>,
 }
@@ -75,6 +83,8 @@ struct Faults {
     longest_watch: Option<Duration>,
     /// Collections whose lists and watches are answered with 403.
     forbidden: Vec<Collection>,
+    /// Collections whose objects may not be applied or deleted.
+    read_only: Vec<Collection>,
     /// Collections that are answered with 404, as kinds are whose definition is not installed.
     undefined: Vec<Collection>,
     /// Watches that began under an earlier number never say anything again.
@@ -100,6 +110,8 @@ impl ApiServer {
             version,
             faults: Mutex::default(),
             requests: Mutex::default(),
+            selected: Mutex::default(),
+            applied: Mutex::default(),
         });
         let running = Connections::accept(listener, Arc::clone(&shared));
         Ok(Self {
@@ -189,9 +201,17 @@ impl ApiServer {
         self.shared.faults.lock().forbidden.push(collection.clone());
     }
 
-    /// Takes back every [`ApiServer::forbid`].
+    /// Refuses to apply and to delete objects of a kind with 403.
+    pub fn forbid_writes<K: k8s_openapi::Resource>(&self) {
+        let collection = Collection::of::<K>();
+        self.shared.faults.lock().read_only.push(collection);
+    }
+
+    /// Takes back every [`ApiServer::forbid`] and [`ApiServer::forbid_writes`].
     pub fn permit_all(&self) {
-        self.shared.faults.lock().forbidden.clear();
+        let mut faults = self.shared.faults.lock();
+        faults.forbidden.clear();
+        faults.read_only.clear();
     }
 
     /// Has no such kind from now on, as if its definition was not installed.
@@ -243,6 +263,16 @@ impl ApiServer {
     #[must_use]
     pub fn objects_in(&self, collection: &Collection) -> Vec<Value> {
         self.shared.store.lock().all(collection)
+    }
+
+    /// Of which objects of a kind clients have asked, `namespace/name` each in order; `*` where they
+    /// asked for all of a namespace.
+    #[must_use]
+    pub fn selected<K: k8s_openapi::Resource>(&self) -> Vec<String> {
+        let collection = Collection::of::<K>();
+        let selected = self.shared.selected.lock();
+        let of_kind = selected.iter().filter(|(of, _)| *of == collection);
+        of_kind.map(|(_, name)| name.clone()).collect()
     }
 
     /// How often clients asked since the start.

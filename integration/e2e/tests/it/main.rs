@@ -18,6 +18,7 @@ mod engine;
 mod extra_paths;
 mod fallback;
 mod forwarded_requests;
+mod gateway_ports;
 mod inference_pools;
 mod kv_events;
 mod kv_manager;

@@ -54,7 +54,12 @@ impl Collection {
 
     /// Reads `ROOT/namespaces/NAMESPACE/PLURAL/NAME/status`: the collection, namespace and name.
     pub(crate) fn parse_status(path: &str) -> Option<(Self, String, String)> {
-        let (object, name) = path.strip_suffix("/status")?.rsplit_once('/')?;
+        Self::parse_object(path.strip_suffix("/status")?)
+    }
+
+    /// Reads `ROOT/namespaces/NAMESPACE/PLURAL/NAME`: the collection, namespace and name.
+    pub(crate) fn parse_object(path: &str) -> Option<(Self, String, String)> {
+        let (object, name) = path.rsplit_once('/')?;
         let (collection, namespace) = Self::parse(object)?;
         Some((collection, namespace?, name.to_owned()))
     }

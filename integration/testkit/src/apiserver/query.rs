@@ -29,6 +29,8 @@ pub(crate) struct Scope {
     /// `None` means all namespaces.
     pub(crate) namespace: Option<String>,
     pub(crate) selector: Selector,
+    /// The one object of this name, if one is named.
+    pub(crate) name: Option<String>,
 }
 
 /// Where the next page of a list begins; its text is the `continue` token.
@@ -52,6 +54,7 @@ impl Query {
             collection,
             namespace,
             selector: Selector::default(),
+            name: None,
         };
         let timeout = Duration::from_secs(1800);
         let mut query = Self {
@@ -94,7 +97,11 @@ impl Query {
                     Selector::parse(value).map_err(|_| Refusal::bad_parameter(name))?;
             }
             "sendInitialEvents" if is_true(value) => return Err(Refusal::no_watch_list()),
-            "fieldSelector" if !value.is_empty() => return Err(Refusal::bad_parameter(name)),
+            "fieldSelector" if !value.is_empty() => {
+                let named = value.strip_prefix("metadata.name=");
+                let named = named.ok_or_else(|| Refusal::bad_parameter(name))?;
+                self.scope.name = Some(named.to_owned());
+            }
             _ => {}
         }
         Ok(())
@@ -133,7 +140,8 @@ fn decode(text: &str) -> Option<String> {
 impl Scope {
     /// Whether an object of this scope's collection and namespace matches the selector.
     pub(crate) fn selects(&self, object: &Value) -> bool {
-        self.selector.matches(object)
+        let is_named = |name: &String| object["metadata"]["name"] == **name;
+        self.selector.matches(object) && self.name.as_ref().is_none_or(is_named)
     }
 
     pub(crate) fn spans(&self, collection: &Collection, namespace: &str) -> bool {

@@ -2,33 +2,37 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use k8s_openapi::api::events::v1::Event;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{
-    Shared, collection::Collection, query::Query, refusal::Refusal, store::Listed, stream::events,
+    Shared,
+    collection::Collection,
+    query::Query,
+    refusal::Refusal,
+    reply::{Body, LARGEST, json_response, object},
+    store::Listed,
+    stream::events,
+    write,
 };
-
-/// Largest object that a client may create, in bytes.
-const LARGEST: usize = 1 << 20;
 
 /// Longest note of an Event, in bytes.
 const LONGEST_NOTE: usize = 1_024;
-
-pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Answers one request; refusals are answers too.
 pub(crate) async fn answer(
     shared: Arc<Shared>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    let is_status = request.uri().path().ends_with("/status");
     let response = match *request.method() {
         Method::POST => create(&shared, request).await,
-        Method::PATCH => apply_status(&shared, request).await,
+        Method::PATCH if is_status => apply_status(&shared, request).await,
+        Method::PATCH => write::apply(&shared, request).await,
+        Method::DELETE => write::delete(&shared, request).await,
         _ => respond(shared, &request).await,
     };
     Ok(response.unwrap_or_else(|refusal| object(refusal.status(), &refusal.object())))
@@ -135,6 +139,13 @@ async fn apply_status(
 }
 
 fn count(shared: &Shared, query: &Query) {
+    let namespace = query.scope.namespace.as_deref().unwrap_or("*");
+    let name = query.scope.name.as_deref().unwrap_or("*");
+    let selected = (
+        query.scope.collection.clone(),
+        format!("{namespace}/{name}"),
+    );
+    shared.selected.lock().insert(selected);
     let mut requests = shared.requests.lock();
     let counter = if query.watch {
         &mut requests.watches
@@ -164,21 +175,4 @@ fn list_object(query: &Query, listed: &Listed) -> Value {
         "metadata": metadata,
         "items": items,
     })
-}
-
-fn object(status: StatusCode, object: &Value) -> Response<Body> {
-    json_response(
-        status,
-        BodyExt::boxed_unsync(Full::from(object.to_string())),
-    )
-}
-
-fn json_response(status: StatusCode, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let json = hyper::header::HeaderValue::from_static("application/json");
-    response
-        .headers_mut()
-        .insert(hyper::header::CONTENT_TYPE, json);
-    response
 }

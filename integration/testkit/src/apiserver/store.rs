@@ -163,6 +163,12 @@ impl Store {
         objects.map(|object| Value::clone(object)).collect()
     }
 
+    /// One object.
+    pub(crate) fn find(&self, collection: &Collection, key: &(String, String)) -> Option<Value> {
+        let object = self.objects.get(collection)?.get(key)?;
+        Some(Value::clone(object))
+    }
+
     /// One page of the objects in `scope`; `limit` zero means all.
     ///
     /// # Errors
@@ -274,6 +280,7 @@ mod tests {
             collection: pods(),
             namespace: Some("ai".to_owned()),
             selector,
+            name: None,
         }
     }
 
