@@ -9,6 +9,7 @@
 //! and retried.
 
 mod config_feed;
+mod gateways;
 mod options;
 
 use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
@@ -35,8 +36,8 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use self::config_feed::ConfigFeed;
 pub use self::options::{ConfigSource, Options, StartError};
+use self::{config_feed::ConfigFeed, gateways::GatewayLinks};
 use crate::{
     admin::{DebugPages, StateCollector},
     cache_sources::{
@@ -50,7 +51,7 @@ use crate::{
     objects::{MergedConfig, ObjectFeed, ObjectMetrics, ObjectsPage},
     pipeline::{DiscoverySupervisor, Pipeline, PipelineHandles, QUEUE, ReadinessGates},
     pools::{PoolDirectory, PoolResourceRegistry, queue_ticker},
-    serve::{self, ConnectedProxies, GrpcListener, GrpcState},
+    serve::{self, CertificateSource, ConnectedProxies, GrpcListener, GrpcState},
     snapshot_encoder::SnapshotEncoder,
 };
 
@@ -72,6 +73,7 @@ pub struct ControlPlane {
     pub readiness: Readiness,
     tasks: Tasks,
     subscribers: TaskTracker,
+    _gateways: GatewayLinks,
     _cut_off: DropGuard,
 }
 
@@ -104,6 +106,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, Start
         kv_events,
         kv_events_replicas,
         tls,
+        certificates_without_tls,
         admin,
         replica,
         kube,
@@ -130,10 +133,16 @@ pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, Start
             until_drain(drain.clone(), recorder.follow(status)),
         );
     }
+    let gateways = gateways::run(kube.clone(), &mut parts.registry, &tasks, &drain);
+    let certificates = CertificateSource {
+        newest: gateways.certificates.clone(),
+        is_permitted: mutual_tls || certificates_without_tls,
+    };
     let (snapshots, objects) = parts.run_pipeline(feed, kube, &tasks, &drain)?;
     let publishers = (publisher_listeners, kv_events_replicas);
     parts.accept_publishers(publishers, &tasks, &drain);
-    let state = parts.state(snapshots.clone(), closing.clone(), subscribers.clone());
+    let streams = (closing.clone(), subscribers.clone());
+    let state = parts.state(snapshots.clone(), certificates, streams);
     let pages = DebugPages {
         snapshots,
         pools: Arc::clone(&parts.pools),
@@ -170,6 +179,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, Start
         readiness,
         tasks,
         subscribers,
+        _gateways: gateways,
         _cut_off: cut_off,
     })
 }
@@ -388,14 +398,15 @@ impl StartupParts {
     fn state(
         &self,
         snapshots: watch::Receiver<Arc<Snapshot>>,
-        closing: CancellationToken,
-        subscribers: TaskTracker,
+        certificates: CertificateSource,
+        (closing, subscribers): (CancellationToken, TaskTracker),
     ) -> GrpcState {
         GrpcState {
             pools: Arc::clone(&self.pools),
             snapshots,
             proxies: ConnectedProxies::default(),
             encoder: Arc::new(SnapshotEncoder::new(Arc::clone(&self.replica))),
+            certificates,
             metrics: self.metrics.clone(),
             closing,
             subscribers,

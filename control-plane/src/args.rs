@@ -51,6 +51,11 @@ pub struct Args {
     #[arg(long, env = "HERMES_TLS", value_name = "DIR")]
     pub tls: Option<PathBuf>,
 
+    /// Sends the certificates of Gateways' listeners, with their keys, to proxies also over connections
+    /// without --tls: only where something else secures them, such as a service mesh
+    #[arg(long, env = "HERMES_CERTIFICATES_WITHOUT_TLS")]
+    pub certificates_without_tls: bool,
+
     /// Where probes, metrics and debug pages are served
     #[arg(
         long,

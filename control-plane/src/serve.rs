@@ -5,10 +5,12 @@
 //! | `Sync` | [`sync`] | the cluster as it changes, and takes reports |
 //! | `Score` | [`score`] | where a request should go, booked |
 //! | `Explain` | [`explain`] | the same with every number, and nothing booked |
+//! | `Certificates` | [`certificates`] | the certificates of listeners, with their keys |
 //!
-//! Both streams end when the replica drains, so that they do not hold the server open: proxies
+//! All streams end when the replica drains, so that they do not hold the server open: proxies
 //! reopen them at another replica. HTTP/2 pings detect a vanished peer within 15 s.
 
+mod certificates;
 mod entry;
 mod explain;
 mod proxies;
@@ -23,7 +25,8 @@ use hermes_core::snapshot::Snapshot;
 use hermes_proto::{
     MAX_MESSAGE_BYTES,
     v1::{
-        Explanation, FromControlPlane, FromDataPlane, ScoreRequest, ScoreRequests, ScoreResponses,
+        CertificatesRequest, CertificatesUpdate, Explanation, FromControlPlane, FromDataPlane,
+        ScoreRequest, ScoreRequests, ScoreResponses,
         router_server::{Router, RouterServer},
     },
 };
@@ -32,7 +35,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
-pub(crate) use self::{entry::GrpcListener, proxies::ConnectedProxies};
+pub(crate) use self::{
+    certificates::CertificateSource, entry::GrpcListener, proxies::ConnectedProxies,
+};
 use self::{score::ScoreCalls, sync::Subscriber};
 use crate::{
     metrics::ControlPlaneMetrics, pools::PoolDirectory, snapshot_encoder::SnapshotEncoder,
@@ -59,6 +64,8 @@ pub(crate) struct GrpcState {
     pub(crate) proxies: ConnectedProxies,
     /// What subscribers get of snapshots.
     pub(crate) encoder: Arc<SnapshotEncoder>,
+    /// What proxies get of certificates.
+    pub(crate) certificates: CertificateSource,
     /// Counters.
     pub(crate) metrics: ControlPlaneMetrics,
     /// Resolves when streams have to end.
@@ -103,6 +110,7 @@ pub(crate) async fn serve(
 #[tonic::async_trait]
 impl Router for GrpcState {
     type SyncStream = ReceiverStream<Result<FromControlPlane, Status>>;
+    type CertificatesStream = ReceiverStream<Result<CertificatesUpdate, Status>>;
     type ScoreStream = Pin<Box<dyn Stream<Item = Result<ScoreResponses, Status>> + Send>>;
 
     async fn sync(
@@ -132,5 +140,12 @@ impl Router for GrpcState {
         explain::explain(&self.pools, request.into_inner())
             .await
             .map(Response::new)
+    }
+
+    async fn certificates(
+        &self,
+        request: Request<CertificatesRequest>,
+    ) -> Result<Response<Self::CertificatesStream>, Status> {
+        certificates::open(self, request.into_inner()).map(Response::new)
     }
 }

@@ -2,6 +2,7 @@
 //! deltas, the load of endpoints, which replica schedules which pool, and where servers are.
 
 pub mod address;
+pub mod certificate;
 pub mod collection;
 pub mod delta;
 pub mod departures;

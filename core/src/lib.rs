@@ -41,7 +41,7 @@ pub mod scheduler;
 pub mod stored_responses;
 
 pub use cluster::{
-    address, collection, delta, departures, inference_pool, listener, load, rendezvous, rewrites,
-    route, snapshot,
+    address, certificate, collection, delta, departures, inference_pool, listener, load,
+    rendezvous, rewrites, route, snapshot,
 };
 pub use health::{ejection, refusals, retry_budget};

@@ -7,8 +7,10 @@
 //! ```
 //!
 //! Every replica publishes the whole configuration. The proxy uses the snapshot of one replica and
-//! switches to another when that one is lost. When all are lost the last view stays in use.
+//! switches to another when that one is lost. When all are lost the last view stays in use. The
+//! certificates of listeners come by a stream of their own (`certificate_follower`), and stay as well.
 
+mod certificate_follower;
 mod dial;
 mod history_replay;
 mod load_interest;
@@ -16,22 +18,27 @@ mod replica;
 mod reports;
 mod routing_state;
 mod score_streams;
+mod sent_certificates;
 mod snapshot_store;
 
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::lookup_host,
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{dial::ReplicaAddress, replica::ReplicaEvent, reports::ReportOutbox};
+use self::{
+    certificate_follower::CertificateFollower, dial::ReplicaAddress, replica::ReplicaEvent,
+    reports::ReportOutbox,
+};
 pub(crate) use self::{
     dial::{ControlPlaneTarget, Dialer},
     routing_state::{ListenerPort, RoutingState},
+    sent_certificates::SentCertificates,
     snapshot_store::SnapshotStore,
 };
 use crate::{
@@ -78,6 +85,14 @@ pub(crate) async fn run(
         outbox.clone(),
         metrics,
     ));
+    let (found, addresses) = watch::channel(Vec::new());
+    let certificates = CertificateFollower {
+        addresses,
+        dialer: dialer.clone(),
+        identity: identity.clone(),
+        exchange: snapshots.certificates(),
+    };
+    owners.spawn(certificates.run());
     owners.spawn(snapshots.run(inbox));
 
     let mut followed = ReplicaTasks {
@@ -96,6 +111,7 @@ pub(crate) async fn run(
         tokio::select! {
             _ = tick.tick() => {
                 let addresses = names.resolve(lookup_host).await;
+                found.send_replace(addresses.clone());
                 followed.follow(addresses).await;
             }
             // They end by a panic only. Without them no snapshot and no report gets through, so

@@ -72,6 +72,8 @@ impl Planes {
             kv_events: kv_events_listen,
             kv_events_replicas: Vec::new(),
             tls: None,
+            // Both planes are this process.
+            certificates_without_tls: control_plane_listen.ip().is_loopback(),
             admin: control_plane_admin,
             replica: Some("hermes".into()),
             kube: None,

@@ -4,6 +4,7 @@
 //! range); out of core by `From`, which cannot fail. One file per part of the contract.
 
 mod address;
+mod certificate;
 mod cluster;
 mod delta;
 mod disaggregation;

@@ -22,6 +22,9 @@ const SHARED_BYTES: [&str; 4] = [
     ".grpc.health.v1",
 ];
 
+/// Messages whose `Debug` is written by hand: a field of theirs is a key.
+const SECRET: [&str; 1] = [".hermes.v1.CertificatePem"];
+
 /// The code is part of the repository, so that a build of a binary compiles no code generator.
 #[test]
 fn the_generated_code_equals_the_proto_files() {
@@ -38,6 +41,7 @@ fn the_generated_code_equals_the_proto_files() {
                 builder.bytes(path)
             });
         builder
+            .skip_debug(SECRET)
             .out_dir(output.path())
             .emit_rerun_if_changed(false)
             .compile_fds(files)

@@ -35,7 +35,9 @@ use std::{io, path::PathBuf};
 pub use self::{
     authority_list::AuthorityList,
     folder::TlsFolder,
-    named_certificates::{CertificateFolders, CertificateStore, NamedCertificate},
+    named_certificates::{
+        CertificateFolders, CertificateStore, NamedCertificate, WantedCertificate,
+    },
     parties::Tls,
     server_certificate::ServerCertificate,
     trust::{NoAuthority, ServerTrust},
@@ -69,6 +71,13 @@ pub enum TlsError {
         /// What is wrong.
         problem: Problem,
     },
+}
+
+impl TlsError {
+    /// Whether a file is not there.
+    fn is_absent(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 /// What is wrong with a file. The certificates' own text is not part of any.

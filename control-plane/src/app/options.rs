@@ -28,6 +28,9 @@ pub struct Options {
     /// A folder with `ca.crt`, `tls.crt` and `tls.key`: proxies must then show a certificate that
     /// this authority signed.
     pub tls: Option<PathBuf>,
+    /// Whether certificates of listeners, with their keys, are sent to proxies that connect without
+    /// TLS too.
+    pub certificates_without_tls: bool,
     /// Where probes and metrics are served, if at all; port 0 takes any.
     pub admin: Option<SocketAddr>,
     /// Names the replica among others, such as the pod's name; drawn at random when absent.
@@ -87,6 +90,7 @@ impl Options {
             kv_events: Vec::new(),
             kv_events_replicas: Vec::new(),
             tls: None,
+            certificates_without_tls: false,
             admin: Some(any),
             replica: None,
             kube: None,

@@ -29,7 +29,7 @@ pub struct Listener {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ListenerTls {
     /// Names of the certificates, at least one. Each proxy has them, with their keys, in a folder of
-    /// its own: no snapshot has a key.
+    /// its own, or is sent those that are Secrets: no snapshot has a key.
     pub certificates: Vec<Arc<str>>,
 }
 

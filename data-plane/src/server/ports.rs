@@ -7,7 +7,8 @@
 //!
 //! One task owns the ports. A port that is not wanted any more accepts nothing; its connections
 //! finish their requests as in a drain. Certificates are read by the same task, while a listener
-//! names any.
+//! names any: from the folder of the proxy, and from what the control plane has sent. A folder comes
+//! first, as an operator has put it there for this proxy.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,13 +19,14 @@ use std::{
     time::Duration,
 };
 
-use hermes_core::{address::ServerScheme, backoff::Backoff, listener::Listener};
+use hermes_core::{address::ServerScheme, backoff::Backoff, certificate, listener::Listener};
 use hermes_runtime::{
     shutdown::{Drain, PartialDrain},
-    tls::CertificateFolders,
+    tls::{CertificateFolders, WantedCertificate},
 };
 use tokio::{
     net::TcpListener,
+    sync::watch,
     time::{Instant, sleep},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -35,7 +37,7 @@ use super::{
 use crate::{
     proxy::Proxy,
     request::entry::ClientEntry,
-    sync::{ListenerPort, RoutingState},
+    sync::{ListenerPort, RoutingState, SentCertificates},
     worker::WorkerRuntime,
 };
 
@@ -54,6 +56,7 @@ pub(crate) struct PortOpener {
     proxy: Arc<Proxy>,
     workers: Arc<[WorkerRuntime]>,
     certificates: CertificateFolders,
+    sent: watch::Receiver<Arc<SentCertificates>>,
     drain: Drain,
     open: BTreeMap<SocketAddr, OpenPort>,
     failed: BTreeMap<SocketAddr, FailedPort>,
@@ -90,11 +93,13 @@ impl PortOpener {
         certificates: CertificateFolders,
         drain: Drain,
     ) -> Self {
+        let sent = routing.certificates.sent();
         Self {
             routing,
             proxy,
             workers,
             certificates,
+            sent,
             drain,
             open: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -113,9 +118,12 @@ impl PortOpener {
             // From here on no change is missed.
             changed.as_mut().enable();
             self.follow().await;
+            let pause = self.pause();
             tokio::select! {
                 () = &mut changed => {}
-                () = sleep(self.pause()) => {}
+                // The sender is in the routing state.
+                _sent = self.sent.changed() => {}
+                () = sleep(pause) => {}
                 () = &mut draining => break,
             }
         }
@@ -134,11 +142,7 @@ impl PortOpener {
             port.push(Arc::clone(listener));
         }
         self.close_others(&wanted);
-        let listeners = wanted.values().flatten();
-        let secured = listeners.filter_map(|listener| listener.tls.as_ref());
-        let names: BTreeSet<Arc<str>> =
-            secured.flat_map(|tls| &tls.certificates).cloned().collect();
-        self.certificates.read(names).await;
+        self.read_certificates(&wanted).await;
         for (address, listeners) in &wanted {
             match self.open.get(address) {
                 Some(port) => {
@@ -149,6 +153,38 @@ impl PortOpener {
             }
         }
         self.publish(&wanted);
+    }
+
+    /// Reads the certificates that listeners name.
+    async fn read_certificates(&mut self, wanted: &WantedPorts) {
+        let listeners = wanted.values().flatten();
+        let secured = listeners.filter_map(|listener| listener.tls.as_ref());
+        let names: BTreeSet<Arc<str>> =
+            secured.flat_map(|tls| &tls.certificates).cloned().collect();
+        let is_any_sent = names.iter().any(|name| certificate::is_sent(name));
+        self.routing.certificates.want(is_any_sent);
+        let sent = Arc::clone(&self.sent.borrow_and_update());
+        let wanted = names.iter().map(|name| WantedCertificate {
+            name: Arc::clone(name),
+            is_sent: certificate::is_sent(name),
+            sent: sent.find(name).cloned(),
+        });
+        self.certificates.read(wanted.collect()).await;
+        let store = self.certificates.store();
+        let usable = names.iter().filter(|name| store.find(name).is_some());
+        self.proxy
+            .metrics
+            .ports
+            .count_certificates(usable.count(), names.len());
+    }
+
+    /// Why the certificate of this name is absent, or not the newest one.
+    fn problem(&self, name: &str) -> Option<String> {
+        if let Some(problem) = self.certificates.problem(name) {
+            return Some(problem.to_owned());
+        }
+        let is_sent = certificate::is_sent(name) && !self.certificates.has(name);
+        is_sent.then(|| self.sent.borrow().problem(name))?
     }
 
     fn close_others(&mut self, wanted: &WantedPorts) {
@@ -263,13 +299,13 @@ impl PortOpener {
                 .iter()
                 .filter_map(|listener| listener.tls.as_ref());
             let names = secured.flat_map(|tls| &tls.certificates);
-            let problems = names.filter_map(|name| self.certificates.problem(name));
+            let problems = names.filter_map(|name| self.problem(name));
             ListenerPort {
                 address: *address,
                 listeners: listeners.iter().map(|one| Arc::clone(&one.name)).collect(),
                 bound: self.open.get(address).map(|port| port.bound),
                 error: self.failed.get(address).map(|failed| failed.error.clone()),
-                certificate_problems: problems.map(str::to_owned).collect(),
+                certificate_problems: problems.collect(),
             }
         };
         let ports = wanted.iter().map(port).collect();

@@ -257,7 +257,7 @@ impl ReplicaFollower {
 
 /// The text of an error for logs. The causes matter: only the last one names a rejected
 /// certificate's fault.
-fn reason_of(status: &Status) -> String {
+pub(super) fn reason_of(status: &Status) -> String {
     match status.source() {
         Some(cause) => format!("{}: {}", status.message(), causes(cause)),
         None => status.message().to_owned(),

@@ -14,6 +14,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use serde::Serialize;
 use tokio::sync::Notify;
 
+use super::certificate_follower::CertificateExchange;
 use crate::{link::score::ScoreClient, view::RoutingView, worker};
 
 /// Load figures older than this are stale.
@@ -32,6 +33,8 @@ pub(crate) struct RoutingState {
     pub(crate) changed: Arc<Notify>,
     /// The ports of listeners.
     pub(crate) ports: Arc<ArcSwap<Vec<ListenerPort>>>,
+    /// The certificates of listeners that are sent.
+    pub(crate) certificates: CertificateExchange,
 }
 
 /// The port of one or several listeners, for the debug pages.

@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use super::{
+    certificate_follower::CertificateExchange,
     history_replay::{HistoryReplay, ReplayTarget},
     load_interest::LoadInterestState,
     replica::{ReplicaEvent, endpoint_of},
@@ -98,6 +99,11 @@ impl SnapshotStore {
             active: None,
             history_replay: HistoryReplay::default(),
         }
+    }
+
+    /// Where the certificates of listeners go.
+    pub(super) fn certificates(&self) -> CertificateExchange {
+        self.routing.certificates.clone()
     }
 
     /// Folds events until every sender is dropped.

@@ -4,6 +4,8 @@
 //! in the order and at the time that the test decides. So a real proxy meets what a real replica
 //! does only under load, or never.
 
+mod certificates;
+
 use std::{
     net::SocketAddr,
     pin::Pin,
@@ -14,23 +16,25 @@ use std::{
     time::Duration,
 };
 
+pub use self::certificates::CertificateSender;
+use self::certificates::SentStates;
 use futures::{Stream, StreamExt, stream};
-use hermes_core::{load::Load, snapshot::Snapshot};
+use hermes_core::{certificate::CertificateStates, load::Load, snapshot::Snapshot};
 use hermes_proto::{
     MAX_MESSAGE_BYTES, Message,
     convert::{ReplayedHistory, snapshot_to_wire},
     v1::{
-        Candidate, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, LoadInterest,
-        LoadUpdate, Queued, Rejected, Report, ScoreRequest, ScoreRequests, ScoreResponse,
-        ScoreResponses, Selected, from_control_plane::Message as Down,
-        from_data_plane::Message as Up, rejected::Reason, router_server::Router,
-        router_server::RouterServer, score_response::Answer,
+        Candidate, CertificatesRequest, CertificatesUpdate, EndpointLoad, Explanation,
+        FromControlPlane, FromDataPlane, LoadInterest, LoadUpdate, Queued, Rejected, Report,
+        ScoreRequest, ScoreRequests, ScoreResponse, ScoreResponses, Selected,
+        from_control_plane::Message as Down, from_data_plane::Message as Up, rejected::Reason,
+        router_server::Router, router_server::RouterServer, score_response::Answer,
     },
 };
 use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
-    sync::{broadcast, mpsc},
+    sync::{broadcast, mpsc, watch},
     time::timeout,
 };
 use tokio_stream::wrappers::TcpListenerStream;
@@ -71,6 +75,7 @@ struct ReplicaState {
     answers: broadcast::Sender<ScoreResponse>,
     /// Snapshots after the first one, encoded.
     published: broadcast::Sender<FromControlPlane>,
+    certificates: watch::Sender<SentStates>,
     /// Ends streams.
     breaks: broadcast::Sender<Broken>,
     /// Sync streams that were opened.
@@ -109,6 +114,7 @@ impl Replica {
             load_interests: interested,
             answers: broadcast::Sender::new(UNREAD),
             published: broadcast::Sender::new(UNREAD),
+            certificates: watch::Sender::new(None),
             breaks: broadcast::Sender::new(1),
             syncs: Arc::default(),
         };
@@ -234,6 +240,18 @@ impl Replica {
         let _receivers = self.state.published.send(message);
     }
 
+    /// From now on proxies are sent these certificates of listeners, and what changes. Before the
+    /// first call the replica does not know that proxies may ask, as an older release.
+    pub fn send_certificates(&self, states: CertificateStates) {
+        self.certificate_sender().send(Arc::new(states));
+    }
+
+    /// As [`Replica::send_certificates`], from another task.
+    #[must_use]
+    pub fn certificate_sender(&self) -> CertificateSender {
+        CertificateSender(self.state.certificates.clone())
+    }
+
     /// Breaks every stream, and takes no new one until it comes back.
     pub fn leave(&self) {
         *self.state.snapshot.lock() = None;
@@ -338,20 +356,26 @@ impl ReplicaState {
                 .for_each(|message| receive(&state, message));
             std::future::ready(None)
         });
+        let broken = Box::pin(self.broken(ends_with));
+        Box::pin(stream::select(received, out.map(Ok)).take_until(broken))
+    }
+
+    /// Resolves when streams of this kind end.
+    fn broken(&self, ends_with: &'static [Broken]) -> impl Future<Output = ()> + Send + 'static {
         let mut breaks = self.breaks.subscribe();
-        let broken = async move {
+        async move {
             while let Ok(broken) = breaks.recv().await {
                 if ends_with.contains(&broken) {
                     return;
                 }
             }
-        };
-        Box::pin(stream::select(received, out.map(Ok)).take_until(Box::pin(broken)))
+        }
     }
 }
 
 #[tonic::async_trait]
 impl Router for ReplicaState {
+    type CertificatesStream = Messages<CertificatesUpdate>;
     type SyncStream = Messages<FromControlPlane>;
     type ScoreStream = Messages<ScoreResponses>;
 
@@ -411,5 +435,20 @@ impl Router for ReplicaState {
         _request: Request<ScoreRequest>,
     ) -> Result<Response<Explanation>, Status> {
         Err(Status::unimplemented("a scripted replica explains nothing"))
+    }
+
+    async fn certificates(
+        &self,
+        _request: Request<CertificatesRequest>,
+    ) -> Result<Response<Self::CertificatesStream>, Status> {
+        if self.snapshot.lock().is_none() {
+            return Err(Status::unavailable("the replica is stopped"));
+        }
+        if self.certificates.borrow().is_none() {
+            return Err(Status::unimplemented("this release sends no certificates"));
+        }
+        let updates = certificates::updates(self.certificates.subscribe()).map(Ok);
+        let broken = Box::pin(self.broken(&[Broken::All]));
+        Ok(Response::new(Box::pin(updates.take_until(broken))))
     }
 }

@@ -1,11 +1,13 @@
 //! Certificates of servers by name: below one folder, a folder for each, with `tls.crt` and
-//! `tls.key`.
+//! `tls.key`; or as they were sent.
 //!
 //! The layout is that of Secrets of the type `kubernetes.io/tls`, each mounted as a folder. Which
 //! names are wanted changes while the process runs; the folders of those are read again and again.
+//! What is in a folder is what the operator of this process has put there: it is used, and one of
+//! the same name that was sent is not.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,7 +19,8 @@ use tokio::task;
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
 use super::{
-    CERTIFICATE, KEY, TlsError, folder::read_file, identity::own_certificate, parties::provider,
+    CERTIFICATE, KEY, Problem, TlsError, folder::read_file, identity::own_certificate,
+    parties::provider,
 };
 
 /// A certificate with its key.
@@ -31,11 +34,24 @@ pub struct NamedCertificate {
 #[derive(Clone, Default)]
 pub struct CertificateStore(Arc<ArcSwap<BTreeMap<Arc<str>, Arc<NamedCertificate>>>>);
 
+/// A certificate that is wanted.
+#[derive(Clone, Debug)]
+pub struct WantedCertificate {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether it is one that is sent: no folder of its name is missing then.
+    pub is_sent: bool,
+    /// What was sent under its name.
+    pub sent: Option<Arc<NamedCertificate>>,
+}
+
 /// The folder, and what was last read of it.
 pub struct CertificateFolders {
     /// `None`: there is no certificate.
     folder: Option<PathBuf>,
     seen: BTreeMap<Arc<str>, Result<NamedCertificateFiles, String>>,
+    /// The last good ones of the folder.
+    good: BTreeMap<Arc<str>, Arc<NamedCertificate>>,
     store: CertificateStore,
 }
 
@@ -69,20 +85,25 @@ impl NamedCertificate {
         })
     }
 
+    /// A certificate, with what leads to an authority, and its key, both in PEM.
+    ///
+    /// # Errors
+    /// Which of the two is wrong, by the name that it has in a Secret, and how: one is not what it
+    /// should be, or the key is another certificate's.
+    pub fn of(chain: &[u8], key: &[u8]) -> Result<Self, (&'static str, Problem)> {
+        let (key, _) = own_certificate(chain, key, &provider())?;
+        let own = key.cert.first();
+        let hosts = own.map(|own| hosts_of(own)).unwrap_or_default();
+        Ok(Self { key, hosts })
+    }
+
     fn read(folder: &Path, files: &NamedCertificateFiles) -> Result<Self, TlsError> {
         let named = |(file, problem)| TlsError::Content {
             folder: folder.to_owned(),
             file,
             problem,
         };
-        let (key, _) =
-            own_certificate(&files.certificate, &files.key, &provider()).map_err(named)?;
-        let hosts = key
-            .cert
-            .first()
-            .map(|own| hosts_of(own))
-            .unwrap_or_default();
-        Ok(Self { key, hosts })
+        Self::of(&files.certificate, &files.key).map_err(named)
     }
 }
 
@@ -115,6 +136,16 @@ impl CertificateStore {
     pub fn find(&self, name: &str) -> Option<Arc<NamedCertificate>> {
         self.0.load().get(name).map(Arc::clone)
     }
+
+    fn replace(&self, newest: BTreeMap<Arc<str>, Arc<NamedCertificate>>) {
+        let before = self.0.load();
+        let is_same = before.len() == newest.len()
+            && (newest.iter().zip(before.iter()))
+                .all(|(new, old)| new.0 == old.0 && Arc::ptr_eq(new.1, old.1));
+        if !is_same {
+            self.0.store(Arc::new(newest));
+        }
+    }
 }
 
 impl fmt::Debug for CertificateStore {
@@ -132,6 +163,7 @@ impl CertificateFolders {
         Self {
             folder,
             seen: BTreeMap::new(),
+            good: BTreeMap::new(),
             store: CertificateStore::default(),
         }
     }
@@ -149,58 +181,76 @@ impl CertificateFolders {
         seen.as_ref().err().map(String::as_str)
     }
 
-    /// Reads the certificates of these names, and forgets the others. What changed is logged: of one
-    /// that is refused the last good one stays.
-    pub async fn read(&mut self, names: BTreeSet<Arc<str>>) {
-        let before = self.store.0.load_full();
-        let mut kept = BTreeMap::clone(&before);
-        kept.retain(|name, _| names.contains(name));
-        self.seen.retain(|name, _| names.contains(name));
-        let mut is_changed = kept.len() != before.len();
-        for name in names {
-            let read = match self.folder.as_ref().map(|folder| folder.join(&*name)) {
-                None => {
-                    Err("no folder of certificates is named (--listener-certificates)".to_owned())
-                }
-                Some(folder) => read_files(folder.clone())
-                    .await
-                    .map_err(|error| error.to_string())
-                    .map(|files| (folder, files)),
-            };
-            let (folder, files) = match read {
-                Ok(read) => read,
-                Err(problem) => {
-                    self.refuse(name, problem);
-                    continue;
-                }
-            };
-            if matches!(self.seen.get(&name), Some(Ok(seen)) if *seen == files) {
-                continue;
-            }
-            match NamedCertificate::read(&folder, &files) {
-                Ok(certificate) => {
-                    tracing::info!(
-                        certificate = &*name,
-                        ?certificate,
-                        "a certificate is in use"
-                    );
-                    kept.insert(Arc::clone(&name), Arc::new(certificate));
-                    self.seen.insert(name, Ok(files));
-                    is_changed = true;
-                }
-                Err(error) => self.refuse(name, error.to_string()),
+    /// Whether the folder of this name has a certificate, as it was last read.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        matches!(self.seen.get(name), Some(Ok(_)))
+    }
+
+    /// Reads the certificates that are wanted, and forgets the others. What changed is logged: of
+    /// one that is refused the last good one stays, unless another one was sent.
+    pub async fn read(&mut self, wanted: Vec<WantedCertificate>) {
+        let is_wanted = |name: &Arc<str>| wanted.iter().any(|wanted| wanted.name == *name);
+        self.seen.retain(|name, _| is_wanted(name));
+        self.good.retain(|name, _| is_wanted(name));
+        let mut newest = BTreeMap::new();
+        for WantedCertificate {
+            name,
+            is_sent,
+            sent,
+        } in wanted
+        {
+            self.read_one(&name, is_sent).await;
+            let good = self.good.get(&name);
+            let is_current = matches!(self.seen.get(&name), Some(Ok(_)));
+            let used = good.filter(|_| is_current).or(sent.as_ref()).or(good);
+            if let Some(used) = used {
+                newest.insert(name, Arc::clone(used));
             }
         }
-        if is_changed {
-            self.store.0.store(Arc::new(kept));
+        self.store.replace(newest);
+    }
+
+    /// Reads the folder of one certificate, which need not be there if it `is_sent`.
+    async fn read_one(&mut self, name: &Arc<str>, is_sent: bool) {
+        let Some(folder) = self.folder.as_ref().map(|folder| folder.join(&**name)) else {
+            if !is_sent {
+                let problem = "no folder of certificates is named (--listener-certificates)";
+                self.refuse(name, problem.to_owned());
+            }
+            return;
+        };
+        let files = match read_files(folder.clone()).await {
+            Ok(files) => files,
+            Err(error) if is_sent && error.is_absent() => {
+                self.seen.remove(name);
+                self.good.remove(name);
+                return;
+            }
+            Err(error) => return self.refuse(name, error.to_string()),
+        };
+        if matches!(self.seen.get(name), Some(Ok(seen)) if *seen == files) {
+            return;
+        }
+        match NamedCertificate::read(&folder, &files) {
+            Ok(certificate) => {
+                tracing::info!(
+                    certificate = &**name,
+                    ?certificate,
+                    "a certificate is in use"
+                );
+                self.good.insert(Arc::clone(name), Arc::new(certificate));
+                self.seen.insert(Arc::clone(name), Ok(files));
+            }
+            Err(error) => self.refuse(name, error.to_string()),
         }
     }
 
-    fn refuse(&mut self, name: Arc<str>, problem: String) {
-        let is_known = matches!(self.seen.get(&name), Some(Err(known)) if *known == problem);
+    fn refuse(&mut self, name: &Arc<str>, problem: String) {
+        let is_known = matches!(self.seen.get(name), Some(Err(known)) if *known == problem);
         if !is_known {
-            tracing::warn!(certificate = &*name, %problem, "a certificate is refused, the last good one stays");
-            self.seen.insert(name, Err(problem));
+            tracing::warn!(certificate = &**name, %problem, "a certificate is refused, the last good one stays");
+            self.seen.insert(Arc::clone(name), Err(problem));
         }
     }
 }
@@ -248,8 +298,30 @@ mod tests {
         fs::write(folder.join(KEY), key.serialize_pem()).expect("written");
     }
 
-    fn names(names: &[&str]) -> BTreeSet<Arc<str>> {
-        names.iter().map(|name| Arc::from(*name)).collect()
+    /// Certificates that are not sent.
+    fn names(names: &[&str]) -> Vec<WantedCertificate> {
+        let wanted = |name: &&str| wanted(name, false, None);
+        names.iter().map(wanted).collect()
+    }
+
+    fn wanted(
+        name: &str,
+        is_sent: bool,
+        sent: Option<&Arc<NamedCertificate>>,
+    ) -> WantedCertificate {
+        WantedCertificate {
+            name: name.into(),
+            is_sent,
+            sent: sent.cloned(),
+        }
+    }
+
+    fn made(host: &str) -> Arc<NamedCertificate> {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec![host.to_owned()]).expect("a name");
+        let chain = params.self_signed(&key).expect("signed").pem();
+        let made = NamedCertificate::of(chain.as_bytes(), key.serialize_pem().as_bytes());
+        Arc::new(made.expect("they fit"))
     }
 
     #[tokio::test]
@@ -301,5 +373,29 @@ mod tests {
                 .problem("a")
                 .is_some_and(|problem| problem.contains("--listener-certificates"))
         );
+    }
+
+    #[tokio::test]
+    async fn a_folder_comes_before_what_was_sent_and_after_it_when_it_is_broken() {
+        let root = TempDir::new().expect("a folder");
+        let mut folders = CertificateFolders::new(Some(root.path().to_owned()));
+        let (store, sent) = (folders.store(), made("sent.com"));
+        let is_for = |host| store.find("ai/a").is_some_and(|found| found.is_for(host));
+        folders.read(vec![wanted("ai/a", true, None)]).await;
+        assert!(store.find("ai/a").is_none());
+        assert_eq!(folders.problem("ai/a"), None, "no folder is missing");
+        folders.read(vec![wanted("ai/a", true, Some(&sent))]).await;
+        assert!(is_for("sent.com"));
+        write(root.path(), "ai/a", &["folder.com"]);
+        folders.read(vec![wanted("ai/a", true, Some(&sent))]).await;
+        assert!(is_for("folder.com"));
+        fs::write(root.path().join("ai/a").join(KEY), "no key").expect("written");
+        folders.read(vec![wanted("ai/a", true, Some(&sent))]).await;
+        assert!(is_for("sent.com"));
+        folders.read(vec![wanted("ai/a", true, None)]).await;
+        assert!(is_for("folder.com"), "the last good one");
+        fs::remove_dir_all(root.path().join("ai")).expect("removed");
+        folders.read(vec![wanted("ai/a", true, None)]).await;
+        assert!(store.find("ai/a").is_none(), "it was taken away");
     }
 }

@@ -64,6 +64,8 @@ pub(crate) struct PortMetrics {
     pub(crate) failed: Gauge,
     pub(crate) bind_failures: Counter,
     pub(crate) handshakes: PerValue<ClientHandshake, Counter>,
+    usable_certificates: Gauge,
+    missing_certificates: Gauge,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -134,10 +136,18 @@ impl PortMetrics {
             "hermes_listener_handshakes",
             "TLS handshakes of clients by outcome",
         );
+        let certificates: Family<PortLabels, Gauge> = family(
+            registry,
+            "hermes_listener_certificates",
+            "Certificates that listeners name, by state: usable, or missing",
+        );
         let of_state = |state| ports.get_or_create_owned(&PortLabels { state });
+        let certificates = |state| certificates.get_or_create_owned(&PortLabels { state });
         Self {
             open: of_state("open"),
             failed: of_state("failed"),
+            usable_certificates: certificates("usable"),
+            missing_certificates: certificates("missing"),
             bind_failures: family(
                 registry,
                 "hermes_listener_bind_failures",
@@ -147,5 +157,13 @@ impl PortMetrics {
                 handshakes.get_or_create_owned(&ClientHandshakeLabels { outcome })
             }),
         }
+    }
+
+    /// Of `named` certificates, `usable` can be shown.
+    pub(crate) fn count_certificates(&self, usable: usize, named: usize) {
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.usable_certificates.set(count(usable));
+        self.missing_certificates
+            .set(count(named.saturating_sub(usable)));
     }
 }

@@ -22,6 +22,7 @@ mod gateway_ports;
 mod inference_pools;
 mod kv_events;
 mod kv_manager;
+mod listener_certificates;
 mod load;
 mod load_interest;
 mod pairs;

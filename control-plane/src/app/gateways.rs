@@ -1,0 +1,88 @@
+//! The tasks that Gateways need: their Services, and the certificates of their listeners.
+
+use std::{future::pending, sync::Arc};
+
+use hermes_runtime::{
+    shutdown::Drain,
+    tasks::{RestartedTask, Tasks},
+};
+use prometheus_client::registry::Registry;
+use tokio::sync::{OnceCell, watch};
+
+use super::until_drain;
+use crate::{
+    gateway_ports::{GatewayPortFeed, GatewayPortMetrics, GatewayServices, NewestWantedGateways},
+    listener_certificates::{
+        AllowedSecrets, CertificateFeed, NewestCertificates, SecretMetrics, SecretStates,
+    },
+};
+
+/// What the watch of Gateways and these tasks share.
+#[derive(Debug)]
+#[allow(
+    dead_code,
+    reason = "the watch of Gateways, which uses it, is added later"
+)]
+pub(super) struct GatewayLinks {
+    /// The Gateways that need a Service.
+    pub(super) wanted: watch::Sender<NewestWantedGateways>,
+    /// What became of them.
+    pub(super) services: watch::Receiver<GatewayServices>,
+    /// The Secrets that listeners may use.
+    pub(super) allowed: watch::Sender<AllowedSecrets>,
+    /// What is known of them.
+    pub(super) secrets: watch::Receiver<SecretStates>,
+    /// What proxies are sent.
+    pub(super) certificates: watch::Receiver<NewestCertificates>,
+}
+
+/// Starts the tasks. They ask nothing of an API server before a Gateway needs it.
+pub(super) fn run(
+    kube: Option<kube::Client>,
+    registry: &mut Registry,
+    tasks: &Tasks,
+    drain: &Drain,
+) -> GatewayLinks {
+    let client = Arc::new(OnceCell::new_with(kube));
+    let (wanted, gateways) = watch::channel(None);
+    let (published_services, services) = watch::channel(None);
+    let ports = GatewayPortFeed {
+        wanted: gateways,
+        services: Arc::new(published_services),
+        client: Arc::clone(&client),
+        metrics: GatewayPortMetrics::register(registry),
+    };
+    let (allowed, names) = watch::channel(None);
+    let (published_states, secrets) = watch::channel(Arc::default());
+    let (published_certificates, certificates) = watch::channel(None);
+    let followed = CertificateFeed {
+        allowed: names,
+        states: Arc::new(published_states),
+        certificates: Arc::new(published_certificates),
+        client,
+        metrics: SecretMetrics::register(registry),
+    };
+    spawn("gateway ports", move || ports.clone().run(), tasks, drain);
+    spawn("secrets", move || followed.clone().run(), tasks, drain);
+    GatewayLinks {
+        wanted,
+        services,
+        allowed,
+        secrets,
+        certificates,
+    }
+}
+
+/// Runs a task until the drain, and again after a panic.
+fn spawn<F>(name: &'static str, task: impl Fn() -> F + Send + 'static, tasks: &Tasks, drain: &Drain)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    tasks.spawn(
+        name,
+        until_drain(drain.clone(), async move {
+            let _following = RestartedTask::spawn(name, task);
+            pending::<()>().await;
+        }),
+    );
+}
