@@ -1,5 +1,5 @@
 //! The dependency law: `core ← proto ← {control-plane, data-plane} ← bench-tools ← hermes`, with
-//! `runtime` beside `core` and `proto`, and `engine-sim` beside the planes. `testkit` and `e2e` are
+//! `runtime` and `translation` beside `core` and `proto`, and `engine-sim` beside the planes. `testkit` and `e2e` are
 //! for tests: nothing that is shipped depends on them. Read from the manifests and the lock file.
 
 use std::collections::BTreeSet;
@@ -10,12 +10,13 @@ use hermes_tree::{
 };
 
 /// Which crates of the workspace each one may depend on.
-const LAW: [(&str, &[&str]); 11] = [
+const LAW: [(&str, &[&str]); 12] = [
     ("core", &[]),
     ("runtime", &[]),
+    ("translation", &[]),
     ("proto", &["core"]),
     ("control-plane", &["core", "proto", "runtime"]),
-    ("data-plane", &["core", "proto", "runtime"]),
+    ("data-plane", &["core", "proto", "runtime", "translation"]),
     // Its tests decode KV events as the control plane does; BANS keeps the planes out of its
     // production code.
     (
@@ -67,7 +68,7 @@ const LAW: [(&str, &[&str]); 11] = [
 ];
 
 /// What must not be in the production tree below a crate, however deep, and why.
-const BANS: [(&str, &[&str], &str); 5] = [
+const BANS: [(&str, &[&str], &str); 6] = [
     (
         "core",
         &[
@@ -83,6 +84,11 @@ const BANS: [(&str, &[&str], &str); 5] = [
             "rand",
         ],
         "core is pure: callers pass ages, samples and randomness as arguments",
+    ),
+    (
+        "translation",
+        &["tokio", "hyper", "http", "tracing", "rand"],
+        "translation is pure: callers pass ids, names and times as arguments",
     ),
     (
         "proto",

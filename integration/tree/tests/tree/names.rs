@@ -15,10 +15,11 @@ const EMPTY_NAMES: [&str; 6] = [
 ];
 
 /// The crates whose types a reader meets together.
-const CRATES: [&str; 5] = [
+const CRATES: [&str; 6] = [
     "core/src/",
     "proto/src/",
     "runtime/src/",
+    "translation/src/",
     "control-plane/src/",
     "data-plane/src/",
 ];
