@@ -73,7 +73,7 @@ fn fields_of_chats_that_messages_do_not_have_are_named() {
             json!({"max_tokens": 1, "max_completion_tokens": 2}),
             "max_tokens",
         ),
-        (json!({"max_tokens": 0}), "max_completion_tokens"),
+        (json!({"max_tokens": 0}), "max_tokens"),
         (json!({"stop": ["a", " \n"]}), "stop[1]"),
         (json!({"stop": 1}), "stop"),
         (

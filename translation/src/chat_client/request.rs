@@ -108,11 +108,14 @@ fn max_tokens(fields: &mut ObjectMembers<'_, '_>) -> Result<Option<u64>, Untrans
     {
         return Err(fields.refusal("max_tokens", "must be `max_completion_tokens`, or left out"));
     }
-    let limit = newer.or(older);
-    if limit == Some(0) {
-        return Err(fields.refusal("max_completion_tokens", "must be at least 1"));
+    let (name, limit) = match newer {
+        Some(_) => ("max_completion_tokens", newer),
+        None => ("max_tokens", older),
+    };
+    match limit {
+        Some(0) => Err(fields.refusal(name, "must be at least 1")),
+        limit => Ok(limit),
     }
-    Ok(limit)
 }
 
 fn temperature<'a>(

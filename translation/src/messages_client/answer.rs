@@ -83,17 +83,17 @@ pub fn translate_answer(
         return Err(UntranslatableAnswer::NoChoice);
     };
     let stop_sequence = choice.stop_sequence();
+    let finish_reason = choice.finish_reason();
     let said = choice.message.unwrap_or_default();
-    let finish_reason = choice.finish_reason;
     let is_cut = stop_sequence.is_some() || !finish_reason.is_some_and(is_whole);
     let id = id_of(answer.id, terms.id);
     let mut content = texts(&said, terms.omit_thinking);
+    let is_refused = said.is_refusal();
     let calls = said.tool_calls.unwrap_or_default();
     let has_calls = !calls.is_empty();
     for (index, call) in calls.iter().enumerate() {
         content.extend(tool_use(call, index, &id, is_cut)?);
     }
-    let is_refused = said.refusal.is_some_and(|refusal| !refusal.is_empty());
     let parts = AnswerParts {
         has_calls,
         is_refused,
@@ -116,25 +116,23 @@ pub fn translate_answer(
     })
 }
 
+/// The blocks of what was said.
 fn texts<'a>(said: &SaidMessage<'a>, omit_thinking: bool) -> Vec<AnswerBlock<'a>> {
-    let mut content = Vec::new();
-    if let Some(thinking) = said.thinking() {
-        let thinking = match omit_thinking {
-            true => Cow::Owned(encoded("")),
-            false => Cow::Borrowed(thinking.raw()),
-        };
-        content.push(AnswerBlock::Thinking {
-            thinking,
-            signature: "",
-        });
-    }
-    for text in [said.content, said.refusal].into_iter().flatten() {
-        if !text.is_empty() {
-            let text = Cow::Borrowed(text.raw());
-            content.push(AnswerBlock::Text { text });
+    let said = said.texts().map(|said| {
+        let text = Cow::Borrowed(said.text.raw());
+        if !said.is_thinking {
+            return AnswerBlock::Text { text };
         }
-    }
-    content
+        AnswerBlock::Thinking {
+            thinking: if omit_thinking {
+                Cow::Owned(encoded(""))
+            } else {
+                text
+            },
+            signature: "",
+        }
+    });
+    said.collect()
 }
 
 /// The block of a call. `None` for one that the end of the answer cut off: `stop_reason` says so.

@@ -7,7 +7,7 @@ use super::{
     answer::{MessageBody, MessagesAnswerTerms},
     block_writer::BlockWriter,
     call_fragments::CallFragments,
-    chat_answer::{ChatAnswer, ChatChoice},
+    chat_answer::{ChatAnswer, ChatChoice, SaidText},
     held_texts::HeldTexts,
     stop_reason::{AnswerParts, is_whole, stop_reason},
 };
@@ -221,7 +221,7 @@ impl MessageEvents {
         choice: &ChatChoice<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), UntranslatableAnswer> {
-        if let Some(reason) = choice.finish_reason {
+        if let Some(reason) = choice.finish_reason() {
             self.finish_reason = Some(reason.raw().to_owned());
             let sequence = choice.stop_sequence();
             self.stop_sequence = sequence.map(|sequence| sequence.raw().to_owned());
@@ -229,12 +229,9 @@ impl MessageEvents {
         let Some(said) = &choice.message else {
             return Ok(());
         };
-        self.is_refused |= said.refusal.is_some_and(|text| !text.is_empty());
-        if let Some(thinking) = said.thinking() {
-            self.say(thinking, true, out)?;
-        }
-        for text in [said.content, said.refusal].into_iter().flatten() {
-            self.say(text, false, out)?;
+        self.is_refused |= said.is_refusal();
+        for said in said.texts() {
+            self.say(said, out)?;
         }
         for fragment in said.tool_calls.iter().flatten() {
             let (answer, blocks) = (&*self.answer_id, &mut self.blocks);
@@ -246,19 +243,11 @@ impl MessageEvents {
         Ok(())
     }
 
-    fn say(
-        &mut self,
-        text: JsonString<'_>,
-        is_thinking: bool,
-        out: &mut Vec<u8>,
-    ) -> Result<(), UntranslatableAnswer> {
-        if text.is_empty() {
-            return Ok(());
-        }
+    fn say(&mut self, said: SaidText<'_>, out: &mut Vec<u8>) -> Result<(), UntranslatableAnswer> {
         if self.calls.are_unfinished() {
-            return self.held.hold(text, is_thinking);
+            return self.held.hold(said);
         }
-        self.write_text(text.raw(), is_thinking, out);
+        self.write_text(said.text.raw(), said.is_thinking, out);
         Ok(())
     }
 

@@ -4,10 +4,8 @@
 
 use serde_json::value::RawValue;
 
-use crate::{
-    json_string::{JsonString, joined},
-    untranslatable_answer::UntranslatableAnswer,
-};
+use super::chat_answer::SaidText;
+use crate::{json_string::joined, untranslatable_answer::UntranslatableAnswer};
 
 /// The most bytes that are held back.
 const MOST_HELD: usize = 16 << 20;
@@ -26,11 +24,8 @@ pub(super) struct HeldText {
 }
 
 impl HeldTexts {
-    pub(super) fn hold(
-        &mut self,
-        text: JsonString<'_>,
-        is_thinking: bool,
-    ) -> Result<(), UntranslatableAnswer> {
+    pub(super) fn hold(&mut self, said: SaidText<'_>) -> Result<(), UntranslatableAnswer> {
+        let SaidText { is_thinking, text } = said;
         self.bytes += text.escaped().len();
         if self.bytes > MOST_HELD {
             return Err(UntranslatableAnswer::TooMuchHeld);
