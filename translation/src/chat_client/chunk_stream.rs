@@ -44,6 +44,8 @@ struct CompletionChunks {
     open_calls: Vec<OpenCall>,
     /// What was thought in the block that is open, escaped. Its server needs it back as a whole.
     thought: String,
+    /// Blocks of thinking that the client was given.
+    signed: u64,
     usage: AnswerUsage,
     finish_reason: Option<&'static str>,
     stop_sequence: Option<Box<RawValue>>,
@@ -88,6 +90,7 @@ impl ChunkStream {
             calls: 0,
             open_calls: Vec::new(),
             thought: String::new(),
+            signed: 0,
             usage: AnswerUsage::default(),
             finish_reason: None,
             stop_sequence: None,
@@ -214,8 +217,7 @@ impl CompletionChunks {
             }
             Some("redacted_thinking") => {
                 let data = block.data.ok_or(malformed)?;
-                let block = SignedThinking::RedactedThinking { data };
-                self.writer.signed(block, out);
+                self.write_signed(SignedThinking::RedactedThinking { data }, out);
             }
             Some("tool_use") => self.start_call(index, block, out)?,
             _ => return Err(UntranslatableAnswer::UnknownContent),
@@ -368,6 +370,11 @@ impl CompletionChunks {
             thinking: Cow::Owned(joined(std::iter::once(&*thought))),
             signature,
         };
-        self.writer.signed(block, out);
+        self.write_signed(block, out);
+    }
+
+    fn write_signed(&mut self, block: SignedThinking<'_>, out: &mut Vec<u8>) {
+        self.writer.signed(self.signed, block, out);
+        self.signed += 1;
     }
 }

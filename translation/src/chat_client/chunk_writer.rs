@@ -54,9 +54,17 @@ struct ChunkDelta<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_content: Option<JsonString<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    thinking_blocks: Option<[SignedThinking<'a>; 1]>,
+    thinking_blocks: Option<[NumberedThinking<'a>; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_calls: Option<[CallFragment<'a>; 1]>,
+}
+
+/// OpenAI's SDKs put the items of lists together by their numbers.
+#[derive(Serialize)]
+struct NumberedThinking<'a> {
+    index: u64,
+    #[serde(flatten)]
+    block: SignedThinking<'a>,
 }
 
 #[derive(Serialize)]
@@ -111,9 +119,10 @@ impl ChunkWriter {
         self.delta(delta, out);
     }
 
-    pub(super) fn signed(&self, block: SignedThinking<'_>, out: &mut Vec<u8>) {
+    /// A block that the server signed, by its number.
+    pub(super) fn signed(&self, index: u64, block: SignedThinking<'_>, out: &mut Vec<u8>) {
         let delta = ChunkDelta {
-            thinking_blocks: Some([block]),
+            thinking_blocks: Some([NumberedThinking { index, block }]),
             ..ChunkDelta::default()
         };
         self.delta(delta, out);

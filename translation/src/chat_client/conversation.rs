@@ -140,11 +140,19 @@ fn thinking<'a>(
     for (index, raw) in items(raw, &place)?.into_iter().enumerate() {
         let place = FieldPlace::Item(&place, index);
         let mut block = ObjectMembers::of(raw, &place)?;
-        let kind = block.required_text("type")?;
-        if !matches!(&*kind, "thinking" | "redacted_thinking") {
-            return Err(block.refusal("type", "must be thinking or redacted_thinking"));
-        }
-        blocks.push(MessageBlock::Thinking(raw));
+        // Its place in a stream, which clients repeat.
+        block.leave_out("index");
+        blocks.push(match &*block.required_text("type")? {
+            "thinking" => MessageBlock::Thinking {
+                thinking: block.required_string("thinking")?,
+                signature: block.required_string("signature")?,
+            },
+            "redacted_thinking" => MessageBlock::RedactedThinking {
+                data: block.required_string("data")?,
+            },
+            _ => return Err(block.refusal("type", "must be thinking or redacted_thinking")),
+        });
+        block.finish()?;
     }
     Ok(blocks)
 }

@@ -92,9 +92,14 @@ pub(super) enum MessageBlock<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         cache_control: Option<&'a RawValue>,
     },
-    /// Thinking that the server made earlier, with its signature.
-    #[serde(untagged)]
-    Thinking(&'a RawValue),
+    /// What the server thought earlier, with its signature.
+    Thinking {
+        thinking: JsonString<'a>,
+        signature: JsonString<'a>,
+    },
+    RedactedThinking {
+        data: JsonString<'a>,
+    },
 }
 
 #[derive(Debug, Serialize)]
