@@ -32,12 +32,14 @@ use serde_json::Value;
 use tokio::{
     net::TcpStream,
     sync::{OnceCell, watch},
+    time::timeout,
 };
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     client::{client, eventually, json_of, metric, send},
+    recorder::LONG,
     tls::authority::{Authority, Signed},
 };
 
@@ -141,6 +143,8 @@ impl Gateway {
         let replica = Replica::start("a", snapshot(1)).await.expect("starts");
         let local = DataPlaneOptions::local(vec![replica.grpc.to_string()]);
         let proxy = fleet::proxy_with(options(local)).await.expect("starts");
+        let ready = timeout(LONG, proxy.bound.readiness.ready()).await;
+        ready.expect("the proxy has a snapshot");
         Self {
             replica,
             proxy,

@@ -99,7 +99,8 @@ async fn no_page_of_a_proxy_has_a_key() {
 async fn a_control_plane_sends_keys_over_mutual_tls_only_unless_it_is_permitted() {
     hermes_runtime::crypto::install_default_crypto();
     let start = async |certificates_without_tls| {
-        let config = Config::parse("pools: []").expect("a configuration");
+        let config = Config::parse("pools: [{name: a, endpoints: ['http://127.0.0.1:9']}]")
+            .expect("a configuration");
         let options = Options {
             certificates_without_tls,
             ..Options::local(ConfigSource::Value(config))
