@@ -44,6 +44,18 @@ pub(super) struct SecretSink {
 /// One Secret while an event is taken in.
 struct SecretIndex<'a>(&'a mut FollowedSecret);
 
+/// Why a watch failed, without anything of an answer that cannot be parsed.
+fn reason_of(error: &WatchError) -> String {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<serde_json::Error>() {
+            return "the answer of the API server cannot be read".to_owned();
+        }
+        cause = error.source();
+    }
+    error.to_string()
+}
+
 // === SecretStore ===
 
 impl SecretStore {
@@ -171,7 +183,7 @@ impl WatchSink<DynamicObject> for SecretSink {
     }
 
     fn report_failure(&self, _kind: &'static str, error: &WatchError) -> Duration {
-        let reason = error.to_string();
+        let reason = reason_of(error);
         if self.store.log.lock().fails(Instant::now()) {
             tracing::warn!(secret = %self.name, %reason, "the watch of a Secret failed; the last known certificate stays, and it is tried again");
         }
@@ -182,5 +194,21 @@ impl WatchSink<DynamicObject> for SecretSink {
             }
         });
         Duration::ZERO
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::watcher;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_that_cannot_be_parsed_is_not_quoted() {
+        let broken = serde_json::from_str::<bool>("\"secret\"").expect_err("no flag");
+        assert!(broken.to_string().contains("secret"), "{broken}");
+        let error = watcher::Error::WatchFailed(kube::Error::SerdeError(broken));
+        let reason = reason_of(&error.into());
+        assert!(!reason.contains("secret"), "{reason}");
     }
 }

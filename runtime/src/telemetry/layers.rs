@@ -46,9 +46,9 @@ where
 {
     // The hint keeps the maximum level that the directives allow, which `and` would otherwise
     // forget.
-    let not_a_trace =
-        FilterFn::new(|metadata| !is_trace(metadata)).with_max_level_hint(LevelFilter::TRACE);
-    let filter = filter.and(not_a_trace);
+    let is_line = FilterFn::new(|metadata| !is_trace(metadata) && !quotes_bodies(metadata))
+        .with_max_level_hint(LevelFilter::TRACE);
+    let filter = filter.and(is_line);
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     match format {
         LogFormat::Text => layer
@@ -81,6 +81,12 @@ where
 
 fn is_trace(metadata: &Metadata<'_>) -> bool {
     metadata.target() == TRACE_TARGET
+}
+
+/// Whether it is of the module that logs the whole of a response which it cannot parse: one of the
+/// Kubernetes API may be a list of Secrets.
+fn quotes_bodies(metadata: &Metadata<'_>) -> bool {
+    metadata.target() == "kube_client::client"
 }
 
 #[cfg(test)]
@@ -257,5 +263,15 @@ mod tests {
             .map(|pair| pair.key.as_str())
             .collect();
         assert_eq!(keys, ["candidates"]);
+    }
+
+    #[test]
+    fn no_directive_shows_the_body_of_a_response_of_the_kubernetes_api() {
+        let (lines, _) = record("trace,kube_client::client=trace", false, || {
+            tracing::warn!(target: "kube_client::client", "a list of Secrets");
+            tracing::debug!(target: "kube_client::client::builder", "requesting");
+        });
+        assert!(!lines.contains("Secrets"), "{lines}");
+        assert!(lines.contains("requesting"), "{lines}");
     }
 }
