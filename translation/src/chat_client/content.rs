@@ -108,20 +108,28 @@ fn image<'a>(
     raw: &'a RawValue,
     place: &FieldPlace<'_>,
 ) -> Result<MediaSource<'a>, UntranslatableRequest> {
+    if let Some(url) = JsonString::of(raw) {
+        return image_at(url, place);
+    }
     let mut fields = ObjectMembers::of(raw, place)?;
     // The server always reads images in detail.
     let is_full = |raw| JsonString::of(raw).is_some_and(|text| text.is("auto") || text.is("high"));
     fields.only("detail", is_full, "must be auto or high, or left out")?;
     let url = fields.required_string("url")?;
-    let url_place = fields.at("url");
-    let source = match url.text() {
-        Some(Cow::Borrowed(text)) => data_uri(Cow::Borrowed(text), &url_place)?,
-        Some(Cow::Owned(text)) => data_uri(Cow::Owned(text), &url_place)?,
-        None => None,
-    };
-    let source = source.unwrap_or(MediaSource::Url { url });
+    let source = image_at(url, &fields.at("url"))?;
     fields.finish()?;
     Ok(source)
+}
+
+fn image_at<'a>(
+    url: JsonString<'a>,
+    place: &FieldPlace<'_>,
+) -> Result<MediaSource<'a>, UntranslatableRequest> {
+    let source = match url.text() {
+        Some(text) => data_uri(text, place)?,
+        None => None,
+    };
+    Ok(source.unwrap_or(MediaSource::Url { url }))
 }
 
 /// The parts of `data:MEDIA_TYPE;base64,DATA`; `None` if it is no data URI.

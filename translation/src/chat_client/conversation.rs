@@ -73,6 +73,8 @@ impl<'a> Conversation<'a> {
             "tool" => {
                 let tool_use_id = tool_id(message.required_string("tool_call_id")?);
                 let cache_control = message.take("cache_control");
+                // The call has it.
+                message.leave_out("name");
                 let content = blocks(content, ContentParts::Media, &content_place)?;
                 let result = MessageBlock::ToolResult {
                     tool_use_id,

@@ -283,6 +283,8 @@ fn refuse_what_is_asked_of_others(
     for name in ["functions", "function_call"] {
         fields.only(name, |_| false, "must be `tools` and `tool_choice`")?;
     }
+    // The router orders requests by it.
+    fields.leave_out("priority");
     // Hints about caches. The answer is the same without them.
     for name in [
         "prompt_cache_key",

@@ -43,6 +43,8 @@ pub(super) struct ChatBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) service_tier: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) priority: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cache_salt: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) chat_template_kwargs: Option<&'a RawValue>,

@@ -107,6 +107,7 @@ fn read_settings<'a>(
     body.service_tier = service_tier(fields, dialect)?;
     if dialect == ChatDialect::Engine {
         body.top_k = fields.number("top_k")?;
+        body.priority = fields.number("priority")?;
         body.cache_salt = fields.take("cache_salt");
         body.chat_template_kwargs = fields.take("chat_template_kwargs");
     }
