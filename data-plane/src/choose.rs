@@ -212,7 +212,8 @@ fn local(
         FallbackLevel::Strategy
         | FallbackLevel::Score
         | FallbackLevel::Local
-        | FallbackLevel::Panic => pool.picker.pick(&ask, at, rng),
+        | FallbackLevel::Panic
+        | FallbackLevel::Picker => pool.picker.pick(&ask, at, rng),
     };
     let EndpointChoice { ranked, panic_mode } = picked.map_err(|no_endpoint| {
         tracing::debug!(pool = %pool.name(), %no_endpoint, "no endpoint for a request");

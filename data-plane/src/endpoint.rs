@@ -10,6 +10,7 @@ mod connection;
 mod dial;
 mod early_answer;
 mod load;
+mod multiplexed;
 mod race;
 mod resolve;
 mod secure;
@@ -28,6 +29,7 @@ use std::{
 };
 
 use hermes_core::{
+    address::ServerHost,
     ejection::{EndpointFailure, EndpointHealth, TrialTicket},
     load::Load,
     policy::EjectionPolicy,
@@ -38,12 +40,13 @@ use http::{HeaderValue, uri::PathAndQuery};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use self::{
-    cached_tokens::CachedTokensReporting, connect_error::EndpointConnectError,
-    dial::EndpointDialer, load::LoadCell, resolve::SystemResolver, transfers::TransferRecord,
-};
+use self::{cached_tokens::CachedTokensReporting, load::LoadCell, transfers::TransferRecord};
 pub(crate) use self::{
+    connect_error::EndpointConnectError,
     connection::{Connection, SendError, UpstreamBody},
+    dial::EndpointDialer,
+    multiplexed::{MultiplexedConnections, StreamSlot},
+    resolve::SystemResolver,
     secure::PoolTls,
 };
 use crate::worker;
@@ -334,6 +337,15 @@ impl Upstream {
     /// When the endpoint is behind a name that has no address.
     pub(crate) async fn socket(&self, limit: Duration) -> Result<SocketAddr, EndpointConnectError> {
         self.dialer.first_address(limit).await
+    }
+
+    /// Its address, if it is not behind a name.
+    pub(crate) fn known_socket(&self) -> Option<SocketAddr> {
+        let address = &self.endpoint.address;
+        match address.host() {
+            ServerHost::Ip(ip) => Some(SocketAddr::new(*ip, address.port().get())),
+            ServerHost::Name(_) => None,
+        }
     }
 
     /// Keeps a connection for the next request.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   client ──▶ server ─┬▶ proxy ★ ─┬─ place ─┬─ request      what is asked
-//!   gateway ─▶         └▶ picker ──┤         └─ choose       where it goes
+//!   gateway ─▶         └▶ picker ──┤         ├─ choose       where it goes
+//!                                  │         └─ asked_picker   where another picker wants it to go
 //!                                  └─ exchange     sending it there, relaying the answer, recording both
 //!                                       └─ pair    what the two endpoints of a pair are sent
 //!
@@ -12,8 +13,8 @@
 //! ```
 //!
 //! No file imports from a room above its own, which is, from the top: server, picker, proxy,
-//! place, exchange, choose, pair, sync, view, endpoint, telemetry, link, request, clock, tcp,
-//! worker.
+//! place, exchange, choose, pair, sync, view, asked_picker, endpoint, telemetry, link, request,
+//! clock, tcp, worker.
 //!
 //! [`proxy`] is the spine: a request's whole path, of which [`place`] is the part before anything
 //! is sent. That part knows no server: [`picker`] uses it for requests that a gateway sends.
@@ -25,6 +26,7 @@
 mod admin;
 pub mod app;
 pub mod args;
+mod asked_picker;
 mod choose;
 mod clock;
 mod endpoint;

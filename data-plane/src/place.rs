@@ -13,6 +13,7 @@
 //! Invariants: one view until the request is placed; from [`RequestGuard::open`] on, everything that
 //! is counted is released when the guard is dropped, which the [`PlacedRequest`] owns.
 
+mod ask;
 mod copy;
 mod resolve;
 mod rewrite;
@@ -45,6 +46,7 @@ use self::{
 };
 pub(crate) use self::{route::Redirection, subset::EndpointSubset};
 use crate::{
+    asked_picker::PickerExchange,
     choose::{EndpointSelection, EndpointSelector, SelectionRequest, may_be_split},
     exchange::{
         guard::{RequestGuard, RequestStart},
@@ -109,6 +111,9 @@ pub(crate) struct DoorRules {
     pub(crate) subset: Option<EndpointSubset>,
     /// The picker that was asked, by which pools differ that serve the same model.
     pub(crate) picker: Option<PickerAuthority>,
+    /// Another picker is asked, where one chooses the pool's endpoints. A gateway that has asked
+    /// this one gets its own choice: two pickers that ask each other would never answer.
+    pub(crate) asks_pickers: bool,
 }
 
 /// The prefill/decode pairs that a door can exchange. Besides them, it gets single endpoints.
@@ -139,6 +144,8 @@ pub(crate) struct PlacedRequest {
     /// At least one placement, best first.
     pub(crate) selection: EndpointSelection,
     pub(crate) guard: RequestGuard,
+    /// The stream of the picker that chose, if that was another one. It is to be shown the answer.
+    pub(crate) picked: Option<Box<PickerExchange>>,
     /// The rule of the route that it follows.
     pub(crate) rule: Option<Arc<PreparedRule>>,
     /// Where to note the endpoint of a stored response, if the answer may be one.
@@ -307,19 +314,19 @@ impl Placer {
         let model = request.model.as_deref();
         let mut guard = RequestGuard::open(start, Arc::clone(&pool), model, sinks, held);
         guard.describe(&request, view.snapshot.version);
-        let selection = match pinned {
+        let selected = match pinned {
             Some(selection) => {
                 guard.set_query(&stored_prompt(), &request);
                 is_within(rules.subset.as_ref(), &selection)
-                    .then_some(selection)
+                    .then_some((selection, None))
                     .ok_or(LocalReply::NoEndpoint)
             }
             None => {
-                let choice = self.choose(&pool, &request, rules, &mut guard);
-                limit.bound(choice).await
+                let selecting = self.select(&pool, &mut request, rules, &mut guard);
+                limit.bound(selecting).await
             }
         };
-        let selection = selection.inspect_err(|reply| guard.selection_failed(reply))?;
+        let (selection, picked) = selected.inspect_err(|reply| guard.selection_failed(reply))?;
         guard.set_selection(&selection);
         Ok(Box::new(PlacedRequest {
             rule: routed.map(|routed| Arc::clone(&routed.rule)),
@@ -329,7 +336,27 @@ impl Placer {
             pool,
             selection,
             guard,
+            picked,
         }))
+    }
+
+    /// Selects placements in the pool: by the picker that is asked for them, or else here.
+    async fn select(
+        &self,
+        pool: &Arc<RoutingPool>,
+        request: &mut InferenceRequest,
+        rules: &DoorRules,
+        guard: &mut RequestGuard,
+    ) -> Result<(EndpointSelection, Option<Box<PickerExchange>>), LocalReply> {
+        if let Some(client) = pool.asked.as_ref().filter(|_| rules.asks_pickers) {
+            // Boxed: few pools have another picker.
+            let asking = Box::pin(self.ask(client, pool, request, guard));
+            if let Some((selection, exchange)) = asking.await? {
+                return Ok((selection, Some(exchange)));
+            }
+        }
+        let selection = self.choose(pool, request, rules, guard).await?;
+        Ok((selection, None))
     }
 
     /// Reads the body, and what routing needs of the request; who sends it is part of that.

@@ -124,6 +124,7 @@ impl Proxy {
                 pairs: DoorPairs::All,
                 subset: None,
                 picker: None,
+                asks_pickers: true,
             },
         };
         // Placed here: a future in between would hold the request once more.
@@ -182,7 +183,12 @@ impl Proxy {
             ..
         } = &mut *placed;
         let forwarded = self.forwarder.forward(request, pool, selection, guard);
-        let answer = forwarded.await?;
+        let mut answer = forwarded.await?;
+        let shown = match placed.picked.take() {
+            // Boxed: few pools have another picker.
+            Some(picked) => Box::pin(answer.show(*picked)).await,
+            None => None,
+        };
 
         // Relay. The body ends with this function.
         placed.guard.release_body();
@@ -196,7 +202,7 @@ impl Proxy {
             responses,
             ..
         } = *placed;
-        let mut response = relay(answer, guard, &request, timeouts, responses);
+        let mut response = relay(answer, guard, &request, timeouts, (responses, shown));
         if let Some(rule) = rule {
             rule.response_headers.apply(response.headers_mut());
         }

@@ -21,6 +21,7 @@ pub(crate) mod local_reply;
 pub mod lookup;
 mod media;
 pub(crate) mod object_scanner;
+pub(crate) mod picker_reply;
 pub(crate) mod prompt;
 pub(crate) mod request_body;
 pub(crate) mod route_terms;

@@ -33,6 +33,7 @@ use hermes_core::{
 use hermes_runtime::metrics::Handles;
 
 use crate::{
+    asked_picker::PickerClient,
     endpoint::{PoolTls, Upstream},
     request::local_reply::{LocalReply, echo},
     telemetry::metrics::{ModelTable, PoolMetrics, ProxyMetrics},
@@ -63,6 +64,8 @@ pub(crate) struct RoutingPool {
     pub(crate) budget: Arc<RetryBudget>,
     /// How its endpoints' connections are secured.
     tls: PoolTls,
+    /// The picker that chooses its endpoints, if that is another one.
+    pub(crate) asked: Option<Arc<PickerClient>>,
     /// Present if the strategy reads prompts' hashes.
     pub(crate) history: Option<Arc<PoolHistory>>,
     round_robin_counter: Arc<AtomicU64>,
@@ -289,6 +292,7 @@ impl RoutingPool {
                 |before| Arc::clone(&before.budget),
             ),
             tls,
+            asked: asked(&pool, before, workers),
             history: policy
                 .strategy
                 .needs_prefix()
@@ -337,6 +341,20 @@ impl RoutingPool {
     /// Advances the round-robin counter.
     pub(crate) fn next_round_robin(&self) -> u64 {
         self.round_robin_counter.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// The connections to the pool's picker, which are kept while it is the same.
+fn asked(
+    pool: &Pool,
+    before: Option<&Arc<RoutingPool>>,
+    workers: NonZeroUsize,
+) -> Option<Arc<PickerClient>> {
+    let picker = pool.spec.asked_picker.as_ref()?;
+    let known = before.and_then(|before| before.asked.as_ref());
+    match known.filter(|known| known.picker == *picker) {
+        Some(known) => Some(Arc::clone(known)),
+        None => PickerClient::new(picker, workers).map(Arc::new),
     }
 }
 

@@ -117,6 +117,8 @@ pub struct TrailersResponse {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CommonResponse {
+    #[prost(enumeration = "common_response::ResponseStatus", tag = "1")]
+    pub status: i32,
     #[prost(message, optional, tag = "2")]
     pub header_mutation: ::core::option::Option<HeaderMutation>,
     #[prost(message, optional, tag = "3")]
@@ -124,6 +126,46 @@ pub struct CommonResponse {
     /// The route is chosen again, by the changed headers.
     #[prost(bool, tag = "5")]
     pub clear_route_cache: bool,
+}
+/// Nested message and enum types in `CommonResponse`.
+pub mod common_response {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum ResponseStatus {
+        Continue = 0,
+        /// In the response to headers: the body mutation is the whole body, and nothing of the other one is sent.
+        ContinueAndReplace = 1,
+    }
+    impl ResponseStatus {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Continue => "CONTINUE",
+                Self::ContinueAndReplace => "CONTINUE_AND_REPLACE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "CONTINUE" => Some(Self::Continue),
+                "CONTINUE_AND_REPLACE" => Some(Self::ContinueAndReplace),
+                _ => None,
+            }
+        }
+    }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImmediateResponse {
@@ -194,6 +236,9 @@ pub struct HeaderValue {
 pub struct HeaderValueOption {
     #[prost(message, optional, tag = "1")]
     pub header: ::core::option::Option<HeaderValue>,
+    /// By older pickers: whether it is added to those of its name.
+    #[prost(message, optional, tag = "2")]
+    pub append: ::core::option::Option<bool>,
     #[prost(enumeration = "header_value_option::HeaderAppendAction", tag = "3")]
     pub append_action: i32,
 }

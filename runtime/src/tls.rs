@@ -1,7 +1,8 @@
 //! TLS: between the planes mutual, by one folder of certificates, followed as it changes; toward
 //! other servers by the authorities that are trusted ([`ServerTrust`]); toward clients that show no
 //! certificate by a folder with the server's ([`ServerCertificate`]), or by several that are named
-//! ([`CertificateFolders`]).
+//! ([`CertificateFolders`]). Endpoint pickers are dialed without being verified
+//! ([`unverified_http2`]).
 //!
 //! ```text
 //!   DIR/ca.crt, tls.crt, tls.key ──every 500 ms──▶ same content? ──no──▶ check ──good──▶ ArcSwap: server and client
@@ -29,6 +30,7 @@ mod named_certificates;
 mod parties;
 mod server_certificate;
 mod trust;
+mod unverified;
 
 use std::{io, path::PathBuf};
 
@@ -41,6 +43,7 @@ pub use self::{
     parties::Tls,
     server_certificate::ServerCertificate,
     trust::{NoAuthority, ServerTrust},
+    unverified::unverified_http2,
 };
 
 /// The authority's certificates: several while one authority replaces another.

@@ -24,7 +24,7 @@ const VANISHED: VanishedPeer = VanishedPeer {
 };
 
 /// Where to connect to and how to secure it, for all connections of one endpoint.
-pub(super) struct EndpointDialer {
+pub(crate) struct EndpointDialer {
     target: DialTarget,
     /// Present if the address is secured.
     tls: Option<EndpointTls>,
@@ -40,7 +40,7 @@ type DialedStream = (EndpointStream, Option<TlsSession>);
 
 impl EndpointDialer {
     /// `resolver` is used if the host is a name, `tls` if the address is secured.
-    pub(super) fn new(
+    pub(crate) fn new(
         address: &ServerAddress,
         resolver: Arc<dyn NameResolver>,
         tls: &PoolTls,

@@ -8,7 +8,7 @@ use hermes_core::{
     policy::EndpointTrust,
     snapshot::Pool,
 };
-use hermes_runtime::tls::{NoAuthority, ServerTrust};
+use hermes_runtime::tls::{NoAuthority, ServerTrust, unverified_http2};
 use rustls::pki_types::ServerName;
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -75,6 +75,17 @@ impl PoolTls {
     /// next view.
     fn has_authorities(&self) -> bool {
         self.0.as_deref().is_some_and(Result::is_ok)
+    }
+
+    /// No connection is secured.
+    pub(crate) const fn none() -> Self {
+        Self(None)
+    }
+
+    /// By none: any certificate is accepted, and HTTP/2 is spoken inside.
+    pub(crate) fn unverified() -> Self {
+        let client = TlsConnector::from(Arc::new(unverified_http2()));
+        Self(Some(Arc::new(Ok(client))))
     }
 
     /// By these authorities. Without any, every handshake fails.

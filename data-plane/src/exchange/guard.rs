@@ -172,10 +172,21 @@ impl RequestGuard {
         self.pool = Arc::clone(pool);
     }
 
+    /// Counts more bytes for the body, which is kept in another form as well; returns whether all
+    /// bodies together are within the limit.
+    pub(crate) fn reserve_bytes(&mut self, bytes: u64) -> bool {
+        self.held.0.reserve_bytes(bytes)
+    }
+
     /// No endpoint was selected.
-    pub(crate) const fn selection_failed(&mut self, reply: &LocalReply) {
+    pub(crate) fn selection_failed(&mut self, reply: &LocalReply) {
         self.outcome = match reply {
             LocalReply::TimedOut(_) => RequestOutcome::TimedOut,
+            LocalReply::FromPicker(status, _) => match status.as_u16() {
+                429 | 503 => RequestOutcome::Overloaded,
+                400..500 => RequestOutcome::ClientError,
+                _ => RequestOutcome::Failed,
+            },
             reply if reply.is_overload() => RequestOutcome::Overloaded,
             _ => RequestOutcome::Failed,
         };

@@ -304,14 +304,14 @@ impl Leg<'_> {
     fn http_request(&self) -> Request<LegBody> {
         let mut request = Request::new(self.body.clone());
         *request.method_mut() = self.request.method.clone();
-        *request.uri_mut() = Uri::from(self.upstream.target(&self.request.target));
+        *request.uri_mut() = Uri::from(self.upstream.target(self.request.sent_target()));
         *request.headers_mut() = self.headers();
         request
     }
 
     /// The client's headers, with this endpoint's host and this attempt's trace context.
     fn headers(&self) -> HeaderMap {
-        let mut headers = self.request.headers.clone();
+        let mut headers = self.request.sent_headers().clone();
         let own = &self.upstream.host;
         let host = match &self.request.terms {
             Some(terms) => terms.host.at(&self.upstream.endpoint.address, own),

@@ -35,6 +35,7 @@ use super::{
     sent_leg::UpstreamResponse,
 };
 use crate::{
+    asked_picker::ShownAnswer,
     endpoint::UpstreamBody,
     request::{api::Api, headers, inference_request::InferenceRequest, time_limits::TimeLimit},
     telemetry::metrics::RequestOutcome,
@@ -82,6 +83,8 @@ pub(crate) struct Relay {
     restorer: Option<Box<ModelRestorer>>,
     /// Of the answer of a decode leg: whether its engine gives it up.
     recomputed: Option<Box<RecomputedScan>>,
+    /// Shows the answer to the picker that chose the endpoint, if that was another one.
+    shown: Option<Box<ShownAnswer>>,
     /// The answer is being truncated.
     ending: Option<TruncationStep>,
 }
@@ -119,7 +122,10 @@ pub(crate) fn relay(
     guard: RequestGuard,
     request: &InferenceRequest,
     timeouts: Timeouts,
-    responses: Option<Arc<Mutex<ResponseLocations>>>,
+    (responses, shown): (
+        Option<Arc<Mutex<ResponseLocations>>>,
+        Option<Box<ShownAnswer>>,
+    ),
 ) -> Response<ResponseBody> {
     let UpstreamResponse {
         mut head,
@@ -160,6 +166,7 @@ pub(crate) fn relay(
         cached_tokens,
         restorer,
         recomputed: is_decode.then(Box::default),
+        shown,
         ending: None,
     };
     // hyper does not poll a body that is empty by its head.
@@ -312,6 +319,9 @@ impl Relay {
         let now = Instant::now();
         self.last_frame = now;
         self.meter.piece(&piece, now);
+        if let Some(shown) = &mut self.shown {
+            shown.piece(&piece);
+        }
         if self.truncated_event.is_some() {
             self.border.pass(&piece);
         }
@@ -333,6 +343,9 @@ impl Relay {
         if let Some(connection) = self.body.take().and_then(UpstreamBody::into_connection) {
             self.meter.upstream().checkin(connection);
         }
+        if let Some(shown) = self.shown.take() {
+            shown.end();
+        }
         self.meter.complete();
     }
 
@@ -347,7 +360,7 @@ impl Relay {
     ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
         tracing::info!(endpoint = %self.meter.upstream().endpoint.name, %why, "an answer was truncated");
         self.meter.truncate(ended, failure);
-        self.body = None;
+        (self.body, self.shown) = (None, None);
         let ending = TruncationStep::Flush(why);
         if let Some(event) = self.truncated_event.filter(|_| self.border.is_between()) {
             self.ending = Some(ending);

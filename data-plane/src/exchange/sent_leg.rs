@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, response};
+use http_body::Body;
 use opentelemetry::Context;
 
 use super::{
@@ -13,8 +14,9 @@ use super::{
     unread_answer,
 };
 use crate::{
+    asked_picker::{PickerExchange, ShownAnswer},
     endpoint::UpstreamBody,
-    request::{inference_request::InferenceRequest, leg_body::LegBody},
+    request::{headers, inference_request::InferenceRequest, leg_body::LegBody},
     telemetry::metrics::{AnswerClass, ConnectionMetrics},
 };
 
@@ -115,6 +117,15 @@ impl LegOrder<'_> {
 }
 
 impl UpstreamResponse {
+    /// Shows its head to the picker that chose the endpoint, which may edit it. Returns what shows
+    /// the rest.
+    pub(crate) async fn show(&mut self, picked: PickerExchange) -> Option<Box<ShownAnswer>> {
+        headers::clean_response(&mut self.head.headers);
+        let served = self.attempt.upstream().known_socket();
+        let is_all = self.held.is_empty() && self.body.is_end_stream();
+        picked.answered(&mut self.head, served, is_all).await
+    }
+
     /// Whether it is what was asked for, as far as it is known.
     pub(super) fn is_served(&self) -> bool {
         let class = self.class.known().unwrap_or(AnswerClass::Tokens);

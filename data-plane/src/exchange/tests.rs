@@ -147,7 +147,7 @@ impl Exchange {
             .forward(&request, &self.pool, selection, &mut guard)
             .await?;
         let timeouts = self.pool.pool.spec.policy.timeouts;
-        Ok(relay(answer, guard, &request, timeouts, None).into_body())
+        Ok(relay(answer, guard, &request, timeouts, (None, None)).into_body())
     }
 
     /// Leaves this many idle connections to each endpoint.
@@ -330,7 +330,7 @@ async fn a_held_answer_that_is_passed_on_is_accounted_to_its_own_endpoint() {
         .unwrap_or_else(|reply| panic!("the 503 is passed on, not {reply}"));
     assert_eq!(answer.head.status, 503);
     let timeouts = exchange.pool.pool.spec.policy.timeouts;
-    drop(relay(answer, guard, &request, timeouts, None));
+    drop(relay(answer, guard, &request, timeouts, (None, None)));
     let finished: Vec<Option<u64>> = exchange
         .events()
         .into_iter()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hermes_core::policy::PairFallback;
+use hermes_core::{inference_pool::PickerFailure, policy::PairFallback};
 use tokio::time::Instant;
 
 use super::{
@@ -72,10 +72,14 @@ impl<'a> Tries<'a> {
 
     /// Whether placements may be chosen again, and if so, whether pairs may be among them. The one
     /// endpoint that holds a stored response is not replaced, and after a failed pair the pool's
-    /// policy of such failures holds.
+    /// policy of such failures holds. What another picker was to choose is replaced only if its
+    /// failures open.
     pub(super) fn may_be_chosen_again(&self, pool: &RoutingPool) -> Option<bool> {
         if self.request.response.is_some() {
             return None;
+        }
+        if let Some(picker) = &pool.pool.spec.asked_picker {
+            return (picker.on_failure == PickerFailure::Open).then_some(false);
         }
         let rules = pool.pool.spec.policy.disaggregation.as_ref();
         match rules

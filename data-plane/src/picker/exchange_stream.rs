@@ -275,6 +275,7 @@ where
                 pairs: DoorPairs::ThroughDecode,
                 subset,
                 picker: self.picker.take(),
+                asks_pickers: false,
             },
         });
         tokio::pin!(placing);

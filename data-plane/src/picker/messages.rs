@@ -122,6 +122,7 @@ pub(super) fn set_named(name: &str, value: &[u8]) -> HeaderValueOption {
             value: String::new(),
             raw_value: Bytes::copy_from_slice(value),
         }),
+        append: None,
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
     }
 }

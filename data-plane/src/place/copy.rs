@@ -52,9 +52,10 @@ impl Placer {
             pairs: DoorPairs::All,
             subset: None,
             picker: None,
+            asks_pickers: true,
         };
-        let chosen = self.choose(&pool, &request, &rules, &mut guard).await;
-        let selection = chosen.inspect_err(|reply| guard.selection_failed(reply))?;
+        let selected = self.select(&pool, &mut request, &rules, &mut guard).await;
+        let (selection, picked) = selected.inspect_err(|reply| guard.selection_failed(reply))?;
         guard.set_selection(&selection);
         Ok(Box::new(PlacedRequest {
             rule: None,
@@ -64,6 +65,7 @@ impl Placer {
             pool,
             selection,
             guard,
+            picked,
         }))
     }
 }

@@ -91,6 +91,7 @@ impl Door {
                 pairs: DoorPairs::ThroughDecode,
                 subset: None,
                 picker: None,
+                asks_pickers: true,
             },
         };
         self.placer.place(door).await

@@ -27,6 +27,12 @@ fn is_the_senders(name: &str) -> bool {
     )
 }
 
+/// Headers of a request that belong to the connection to an endpoint, or are set for each endpoint:
+/// another picker that edits the request does not set them.
+pub(crate) fn is_for_the_connection(name: &str) -> bool {
+    is_hop_by_hop(name) || is_the_senders(name)
+}
+
 /// Headers of a client that an endpoint does not get from a gateway, which keeps its own connections'
 /// headers apart by itself: those by which a router is directed, and what would make answers
 /// unreadable.

@@ -1,5 +1,7 @@
 //! A client's request with what routing reads of it.
 
+mod edited_request;
+
 use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use hermes_core::{
 use hermes_proto::v1::PromptText;
 use http::{HeaderMap, Method, uri::PathAndQuery};
 
+pub(crate) use self::edited_request::EditedRequest;
 use crate::request::{
     api::{Api, ApiRoute},
     body_edit::{self, BodyEdit, FieldPositions},
@@ -29,7 +32,7 @@ use crate::request::{
 
 /// Longest path and query in bytes: with a base path before them, they are a target still, of at
 /// most `u16::MAX - 1` bytes.
-const MAX_TARGET: usize = u16::MAX as usize - 2 - MAX_BASE_PATH;
+pub(crate) const MAX_TARGET: usize = u16::MAX as usize - 2 - MAX_BASE_PATH;
 
 /// A client's request, parsed and not routed yet.
 #[derive(Clone)]
@@ -50,6 +53,8 @@ pub(crate) struct InferenceRequest {
     /// Where a form names it. Boxed: few bodies are forms.
     form_model: Option<Box<BodySpan>>,
     rewritten: Option<Box<RewrittenModel>>,
+    /// As another picker edited it. Boxed: few requests are.
+    edited: Option<Box<EditedRequest>>,
     pub(crate) stream: bool,
     /// The parts of the body that a selection uses.
     pub(crate) prompt: RequestPrompt,
@@ -93,6 +98,7 @@ impl InferenceRequest {
         Self {
             model: self.asked_model().map(str::to_owned),
             rewritten: None,
+            edited: None,
             response: None,
             ..self.clone()
         }
@@ -201,6 +207,9 @@ impl InferenceRequest {
     ///
     /// When there is something to edit and the body is no JSON object.
     pub(crate) fn leg_body(&self, edits: &[BodyEdit]) -> Result<LegBody, LocalReply> {
+        if let Some(body) = self.edited_body() {
+            return Ok(body);
+        }
         let rewritten = self.model.as_deref().filter(|_| self.is_rewritten());
         if let (Some(span), Some(model)) = (&self.form_model, rewritten) {
             return Ok(self.form_with(**span, model));
@@ -286,6 +295,7 @@ impl InferenceRequest {
             model: None,
             form_model: None,
             rewritten: None,
+            edited: None,
             stream: false,
             prompt: RequestPrompt::unparsed(body.len()),
             body,

@@ -17,6 +17,14 @@ pub(crate) enum LegHost {
 }
 
 impl LegHost {
+    /// The host that is stated for other endpoints than those with one of their own.
+    pub(crate) fn stated(&self) -> Option<&str> {
+        match self {
+            Self::Endpoints => None,
+            Self::OfAddresses(host) | Self::Always(host) => host.to_str().ok(),
+        }
+    }
+
     /// The header for the endpoint at `address`, which is `own` there.
     pub(crate) fn at<'h>(
         &'h self,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
-use crate::request::api::Api;
+use crate::request::{api::Api, picker_reply::PickerReply};
 
 /// Why the proxy answers by itself.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -62,6 +62,11 @@ pub(crate) enum LocalReply {
     Loop,
     #[error("a body with content-encoding `{0}` is not read; send it as it is")]
     Encoded(String),
+    /// Another picker, which chooses the endpoints of the pool, answers by itself. With its status.
+    #[error("the endpoint picker answers with the status {0}")]
+    FromPicker(StatusCode, Box<PickerReply>),
+    #[error("the endpoint picker of this pool failed: {0}")]
+    PickerFailed(&'static str),
 }
 
 /// The header with the reason for which a request was dropped.
@@ -87,7 +92,9 @@ impl LocalReply {
             Self::NotReady
             | Self::NoEndpoint
             | Self::QueueTimeout { .. }
-            | Self::UnlocatedResponse => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::UnlocatedResponse
+            | Self::PickerFailed(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::FromPicker(status, _) => *status,
             Self::Exhausted(_) => StatusCode::BAD_GATEWAY,
             Self::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -97,7 +104,7 @@ impl LocalReply {
     }
 
     /// Every [`LocalReply::code`].
-    pub(crate) const CODES: [&str; 22] = [
+    pub(crate) const CODES: [&str; 24] = [
         "unknown_url",
         "route_not_found",
         "invalid_backend",
@@ -120,6 +127,8 @@ impl LocalReply {
         "request_loop",
         "unsupported_encoding",
         "prompt_not_cached",
+        "picker_reply",
+        "picker_failed",
     ];
 
     /// OpenAI's `code`; also the value of metrics' and spans' `error.type`.
@@ -147,6 +156,8 @@ impl LocalReply {
             Self::Loop => "request_loop",
             Self::Encoded(_) => "unsupported_encoding",
             Self::PromptNotCached => "prompt_not_cached",
+            Self::FromPicker(..) => "picker_reply",
+            Self::PickerFailed(_) => "picker_failed",
         }
     }
 
@@ -173,9 +184,11 @@ impl LocalReply {
     /// The value of `Retry-After`.
     fn retry_after(&self) -> Option<HeaderValue> {
         match self {
-            Self::Overloaded | Self::NotReady | Self::NoEndpoint | Self::UnlocatedResponse => {
-                Some(HeaderValue::from_static("1"))
-            }
+            Self::Overloaded
+            | Self::NotReady
+            | Self::NoEndpoint
+            | Self::UnlocatedResponse
+            | Self::PickerFailed(_) => Some(HeaderValue::from_static("1")),
             Self::QueueFull(after)
             | Self::QueueTimeout {
                 retry_after: after, ..
@@ -192,7 +205,9 @@ impl LocalReply {
     /// Why a request was dropped that could have been served, in the words of llm-d's picker.
     const fn dropped_reason(&self) -> Option<&'static str> {
         match self {
-            Self::NoEndpoint | Self::NotReady => Some("rejected-no-endpoints"),
+            Self::NoEndpoint | Self::NotReady | Self::PickerFailed(_) => {
+                Some("rejected-no-endpoints")
+            }
             Self::Overloaded | Self::QueueFull(_) => Some("rejected-saturated"),
             Self::QueueTimeout { .. } => Some("rejected-ttl-expired"),
             _ => None,
@@ -201,6 +216,9 @@ impl LocalReply {
 
     /// The response, in the shape that clients of `api` read.
     pub(crate) fn into_response(self, api: Option<Api>, request_id: &str) -> Response<Bytes> {
+        if let Self::FromPicker(_, reply) = self {
+            return reply.into_response();
+        }
         let message = self.to_string();
         let body = if api == Some(Api::Messages) {
             json!({"type": "error", "error": {"type": self.anthropic_kind(), "message": message}, "request_id": request_id})
@@ -340,6 +358,15 @@ mod tests {
             LocalReply::Loop,
             LocalReply::Encoded(String::new()),
             LocalReply::PromptNotCached,
+            LocalReply::FromPicker(
+                StatusCode::TOO_MANY_REQUESTS,
+                Box::new(PickerReply {
+                    status: StatusCode::TOO_MANY_REQUESTS,
+                    headers: http::HeaderMap::new(),
+                    body: Bytes::new(),
+                }),
+            ),
+            LocalReply::PickerFailed("it broke off"),
         ];
         assert_eq!(all.map(|reply| reply.code()), LocalReply::CODES);
     }

@@ -342,6 +342,9 @@ impl SnapshotStore {
         };
         let mut idle = 0;
         for pool in &view.pools {
+            if let Some(picker) = &pool.asked {
+                picker.sweep(Instant::now());
+            }
             let loads = pool.upstreams.iter().map(|upstream| upstream.load(now));
             pool.metrics
                 .endpoints

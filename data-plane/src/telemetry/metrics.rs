@@ -4,7 +4,7 @@
 //! ```text
 //!   ProxyMetrics ── families of the process ──┬─ RequestFamilies    ── ModelMetrics ─┐
 //!                                             ├─ SelectionFamilies  ── PoolMetrics  ─┴─ view: one per pool and model
-//!                                             ├─ EndpointFamilies   ──┘
+//!                                             ├─ EndpointFamilies, AskFamilies ──┘
 //!                                             └─ SyncMetrics, PickerMetrics
 //! ```
 //!
@@ -13,6 +13,7 @@
 //! only. A request that is rewritten counts for its target, which is what endpoints serve. The
 //! series of a pool or a model are removed when no view and no request uses them.
 
+mod asked_picker;
 mod endpoints;
 mod pairs;
 mod picker;
@@ -28,10 +29,11 @@ use hermes_runtime::metrics::{HandleCache, Handles, SeriesScope};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 
 use self::{
-    endpoints::EndpointFamilies, pairs::PairFamilies, requests::RequestFamilies,
-    routes::RouteFamilies, selections::SelectionFamilies,
+    asked_picker::AskFamilies, endpoints::EndpointFamilies, pairs::PairFamilies,
+    requests::RequestFamilies, routes::RouteFamilies, selections::SelectionFamilies,
 };
 pub(crate) use self::{
+    asked_picker::{AskMetrics, AskResult},
     endpoints::{
         AnswerClass, AttemptOutcome, ConnectFailure, ConnectionMetrics, EjectionReason,
         EndpointMetrics,
@@ -56,6 +58,7 @@ pub(crate) struct ProxyMetrics {
     pub(crate) ports: PortMetrics,
     selections: SelectionFamilies,
     pairs: PairFamilies,
+    asked: AskFamilies,
     routes: RouteFamilies,
     by_route: HandleCache<Arc<str>, RouteMetrics>,
     pools: HandleCache<Arc<str>, PoolMetrics>,
@@ -68,6 +71,7 @@ pub(crate) struct PoolMetrics {
     pub(crate) selections: SelectionMetrics,
     pub(crate) endpoints: EndpointMetrics,
     pub(crate) pairs: PairMetrics,
+    pub(crate) asked: AskMetrics,
 }
 
 /// The handles of a pool's models.
@@ -94,6 +98,7 @@ impl ProxyMetrics {
             picker: PickerMetrics::register(registry),
             selections: SelectionFamilies::register(registry),
             pairs: PairFamilies::register(registry),
+            asked: AskFamilies::register(registry),
             ports: PortMetrics::register(registry),
             routes: RouteFamilies::register(registry),
             by_route: HandleCache::default(),
@@ -109,6 +114,7 @@ impl ProxyMetrics {
             selections: self.selections.of_pool(pool, series),
             endpoints: self.endpoints.of_pool(pool, series),
             pairs: self.pairs.of_pool(pool, series),
+            asked: self.asked.of_pool(pool, series),
         })
     }
 

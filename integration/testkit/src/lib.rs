@@ -8,9 +8,11 @@
 //! * [`conductor`]: a Mooncake Conductor.
 //! * [`replica`]: a control-plane replica that answers what the test orders.
 //! * [`scripted_engine`]: an engine whose answers are bytes that the test writes.
+//! * [`scripted_picker`]: an endpoint picker whose messages the test writes.
 
 pub mod apiserver;
 pub mod collector;
 pub mod conductor;
 pub mod replica;
 pub mod scripted_engine;
+pub mod scripted_picker;

@@ -62,7 +62,7 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
     let pickers = pickers::read(section);
     let asked_picker = section.optional_section(
         "askPicker",
-        "Another endpoint picker, which chooses the endpoints of requests: see [gateways](gateways.md).",
+        "Another endpoint picker, which chooses the endpoints of requests: see [another picker](asked-pickers.md).",
         asked_picker::read,
     );
     let http2 = section

@@ -40,6 +40,8 @@ label_set! {
         PowerOfTwo = "power-of-two",
         /// Any endpoint, because none is healthy.
         Panic = "panic",
+        /// By another picker, which chooses the endpoints of the pool.
+        Picker = "picker",
     }
 }
 

@@ -1,6 +1,7 @@
 //! End-to-end tests over real sockets, one file for each behavior that Hermes guarantees.
 
 mod answers;
+mod asked_picker;
 mod bodies;
 mod cache_sources;
 mod cached_only;

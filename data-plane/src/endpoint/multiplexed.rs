@@ -1,0 +1,228 @@
+//! HTTP/2 connections to one server, each shared by many requests of one thread.
+//!
+//! ```text
+//!   request ──▶ a connection with room for a stream ──▶ StreamSlot
+//!                └─ none: one request at a time opens another one, the others wait for it
+//! ```
+//!
+//! Unlike a connection over HTTP/1.1, which the task of its request polls, one that is shared needs
+//! a task of its own. It ends with the last slot after the server has closed the connection, or with
+//! the owner of all.
+//!
+//! Invariants: a connection is used on the thread that opened it; it has at most [`MAX_STREAMS`]
+//! requests of this proxy; the window of the connection is that of all its streams together, so that
+//! one whose reader is slow stops no other.
+
+use std::{
+    error::Error,
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use http_body::Body;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::{
+    sync::Mutex as Turns,
+    time::{Instant, timeout_at},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{connect_error::EndpointConnectError, dial::EndpointDialer, secure::TlsSession};
+use crate::worker;
+
+/// Requests that one connection carries at once; servers usually allow a hundred.
+pub(crate) const MAX_STREAMS: u32 = 64;
+
+/// Bytes of an answer that are read before its reader takes them.
+const STREAM_WINDOW: u32 = 256 << 10;
+
+/// Interval and timeout of pings while there are requests: a server that hangs with its host is
+/// detected within their sum.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(5));
+
+/// A connection without requests is closed after this long.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// See the module. `B` is the body of requests.
+pub(crate) struct MultiplexedConnections<B> {
+    /// By worker.
+    shards: Box<[ConnectionShard<B>]>,
+}
+
+/// The connections of one worker.
+struct ConnectionShard<B> {
+    open: Mutex<Vec<Arc<SharedConnection<B>>>>,
+    /// The turn of the request that opens the next one.
+    opening: Turns<()>,
+}
+
+/// One connection, and the task that moves its bytes.
+struct SharedConnection<B> {
+    sender: http2::SendRequest<B>,
+    streams: AtomicU32,
+    /// When the last request ended.
+    idle_since: Mutex<Instant>,
+    tls: Option<TlsSession>,
+    _driver: AbortOnDropHandle<()>,
+}
+
+/// The place of one request on a connection, until it is dropped.
+pub(crate) struct StreamSlot<B> {
+    connection: Arc<SharedConnection<B>>,
+    /// The connection was there before, so that the server may be closing it.
+    pub(crate) is_reused: bool,
+}
+
+impl<B> MultiplexedConnections<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    /// None yet. `workers` is the number of threads that will use them.
+    pub(crate) fn new(workers: NonZeroUsize) -> Self {
+        let shard = |_| ConnectionShard {
+            open: Mutex::default(),
+            opening: Turns::new(()),
+        };
+        Self {
+            shards: (0..workers.get()).map(shard).collect(),
+        }
+    }
+
+    /// A place on a connection of this thread, which is opened within `limit` if there is none.
+    ///
+    /// # Errors
+    /// Why none was opened.
+    pub(crate) async fn slot(
+        &self,
+        dialer: &EndpointDialer,
+        limit: Duration,
+    ) -> Result<StreamSlot<B>, EndpointConnectError> {
+        let shard = self.shard();
+        if let Some(slot) = shard.reserve(dialer, true) {
+            return Ok(slot);
+        }
+        let deadline = Instant::now() + limit;
+        let late = |_| EndpointConnectError::Timeout(limit);
+        let _turn = timeout_at(deadline, shard.opening.lock())
+            .await
+            .map_err(late)?;
+        if let Some(slot) = shard.reserve(dialer, false) {
+            return Ok(slot);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let opened = open(dialer, left).await?;
+        shard.open.lock().push(Arc::new(opened));
+        let slot = shard.reserve(dialer, false);
+        slot.ok_or(EndpointConnectError::Timeout(limit))
+    }
+
+    /// No further request is sent over the connection of this slot.
+    pub(crate) fn discard(&self, slot: &StreamSlot<B>) {
+        let mut open = self.shard().open.lock();
+        open.retain(|other| !Arc::ptr_eq(other, &slot.connection));
+    }
+
+    /// Closes what had no request for too long; returns how many without a request are left.
+    pub(crate) fn sweep(&self, now: Instant) -> usize {
+        self.shards.iter().map(|shard| shard.sweep(now)).sum()
+    }
+
+    fn shard(&self) -> &ConnectionShard<B> {
+        &self.shards[worker::index() % self.shards.len()]
+    }
+}
+
+impl<B> ConnectionShard<B> {
+    /// A place on the first connection that has room: of several, the last ones become idle.
+    fn reserve(&self, dialer: &EndpointDialer, is_reused: bool) -> Option<StreamSlot<B>> {
+        let mut open = self.open.lock();
+        open.retain(|connection| {
+            !connection.sender.is_closed() && dialer.is_current(connection.tls.as_ref())
+        });
+        let has_room = |connection: &&Arc<SharedConnection<B>>| {
+            connection.streams.load(Ordering::Relaxed) < MAX_STREAMS
+        };
+        let connection = open.iter().find(has_room)?;
+        // Under the lock, as every other one.
+        connection.streams.fetch_add(1, Ordering::Relaxed);
+        Some(StreamSlot {
+            connection: Arc::clone(connection),
+            is_reused,
+        })
+    }
+
+    fn sweep(&self, now: Instant) -> usize {
+        let mut open = self.open.lock();
+        let is_idle =
+            |connection: &Arc<SharedConnection<B>>| connection.streams.load(Ordering::Relaxed) == 0;
+        let mut closed = Vec::new();
+        open.retain(|connection| {
+            let since = now.saturating_duration_since(*connection.idle_since.lock());
+            let is_kept = !is_idle(connection) || since < IDLE;
+            if !is_kept {
+                closed.push(Arc::clone(connection));
+            }
+            is_kept
+        });
+        let left = open.iter().filter(|connection| is_idle(connection)).count();
+        // Closing a socket is a system call: not while others wait for the lock.
+        drop(open);
+        drop(closed);
+        left
+    }
+}
+
+impl<B> StreamSlot<B> {
+    /// By which the request is sent.
+    pub(crate) fn sender(&self) -> http2::SendRequest<B> {
+        self.connection.sender.clone()
+    }
+}
+
+impl<B> Drop for StreamSlot<B> {
+    fn drop(&mut self) {
+        *self.connection.idle_since.lock() = Instant::now();
+        self.connection.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn open<B>(
+    dialer: &EndpointDialer,
+    limit: Duration,
+) -> Result<SharedConnection<B>, EndpointConnectError>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let (stream, tls) = dialer.dial(limit).await?;
+    let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS)
+        .keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(EndpointConnectError::Handshake)?;
+    let driver = tokio::spawn(async move {
+        if let Err(error) = driver.await {
+            tracing::debug!(%error, "a connection over HTTP/2 broke");
+        }
+    });
+    Ok(SharedConnection {
+        sender,
+        streams: AtomicU32::new(0),
+        idle_since: Mutex::new(Instant::now()),
+        tls,
+        _driver: AbortOnDropHandle::new(driver),
+    })
+}
