@@ -95,6 +95,9 @@ pub const MAX_ENDPOINTS: usize = 10_000;
 /// Most routes in one configuration.
 pub const MAX_ROUTES: usize = 1_000;
 
+/// Most regular expressions in all routes: each takes memory in every thread of every proxy.
+pub const MAX_PATTERNS: usize = 256;
+
 /// Most listeners in one configuration.
 pub const MAX_LISTENERS: usize = 64;
 

@@ -20,6 +20,7 @@
 //! | `admin` | debug pages and the gauges that are computed per scrape |
 //! | [`discovery`], [`engines`], [`cache_sources`] | what Kubernetes, engines and cache indexes report |
 //! | [`config`] | the configuration file |
+//! | `gateway_api` | objects of the Gateway API as listeners and routes |
 //! | `objects` | objects of the Inference Extension, which are configuration too |
 //! | [`gateway_ports`] | the Service of each Gateway, and the proxies' ports that it leads to |
 //! | [`listener_certificates`] | certificates of listeners from Secrets |
@@ -48,6 +49,7 @@ pub mod snapshot_encoder;
 mod admin;
 mod bounded_body;
 mod cluster;
+mod gateway_api;
 mod objects;
 mod pipeline;
 mod pools;

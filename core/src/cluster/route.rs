@@ -149,6 +149,17 @@ impl RouteRule {
         None
     }
 
+    /// Regular expressions in its matches.
+    #[must_use]
+    pub fn patterns(&self) -> usize {
+        let is_pattern = |field: &&FieldMatch| matches!(field.value, TextMatch::Pattern(_));
+        let of_match = |one: &RouteMatch| {
+            let fields = one.headers.iter().chain(&one.query).filter(is_pattern);
+            usize::from(matches!(one.path, PathMatch::Pattern(_))) + fields.count()
+        };
+        self.matches.iter().map(of_match).sum()
+    }
+
     /// The pools that it names, backends of weight 0 left out.
     pub fn pools(&self) -> impl Iterator<Item = &Arc<str>> {
         let used = self.backends.iter().filter(|backend| backend.weight > 0);

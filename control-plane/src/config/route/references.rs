@@ -4,14 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use hermes_core::{
     nearest::nearest,
-    route::{BackendTarget, FieldMatch, PathMatch, Route, TextMatch},
+    route::{BackendTarget, Route, RouteRule},
 };
 
 use super::RouteFragment;
-use crate::config::diagnostics::Diagnostics;
-
-/// Expressions in all routes: each takes memory in every thread of every proxy.
-const MAX_PATTERNS: usize = 256;
+use crate::config::{MAX_PATTERNS, diagnostics::Diagnostics};
 
 /// What routes may refer to.
 pub(in crate::config) struct KnownNames<'a> {
@@ -52,10 +49,8 @@ pub(in crate::config) fn merge(
             }
         }
     }
-    let patterns: usize = fragments
-        .iter()
-        .map(|fragment| patterns(&fragment.route))
-        .sum();
+    let rules = fragments.iter().flat_map(|fragment| &fragment.route.rules);
+    let patterns: usize = rules.map(RouteRule::patterns).sum();
     if patterns > MAX_PATTERNS {
         let found = format!("{patterns} regular expressions");
         diagnostics.error("routes", found, format!("the limit is {MAX_PATTERNS}"));
@@ -87,19 +82,4 @@ fn check(path: &str, kind: &str, name: &str, known: &[&str], diagnostics: &Diagn
         None => format!("name one of the {kind}s of this file"),
     };
     diagnostics.error(path, format!("no {kind} is named `{name}`"), fix);
-}
-
-fn patterns(route: &Route) -> usize {
-    let is_pattern = |field: &&FieldMatch| matches!(field.value, TextMatch::Pattern(_));
-    let matches = route.rules.iter().flat_map(|rule| &rule.matches);
-    let counts = matches.map(|one| {
-        let path = usize::from(matches!(one.path, PathMatch::Pattern(_)));
-        path + one
-            .headers
-            .iter()
-            .chain(&one.query)
-            .filter(is_pattern)
-            .count()
-    });
-    counts.sum()
 }
