@@ -46,6 +46,7 @@ pub mod reference;
 mod rewrites;
 mod route;
 mod section;
+mod service_pool;
 mod settings;
 mod size;
 mod source;
@@ -74,6 +75,7 @@ pub use self::{
     merge::RefusedFragment,
     origin::{ConfigOrigin, ObjectReference},
     pool::{PoolConfig, PoolFragment, PoolIssue, PoolParts},
+    service_pool::ServicePool,
     source::{EndpointSource, KubernetesSelection, PortRef},
 };
 pub(crate) use self::{

@@ -286,6 +286,6 @@ fn known_at_once(source: &EndpointSource) -> Option<DiscoveredSet> {
         EndpointSource::StaticRole(role, addresses) => {
             Some(static_endpoints(Some(*role), addresses).into())
         }
-        EndpointSource::Services(_) | EndpointSource::Pods(_) => None,
+        EndpointSource::Services(_) | EndpointSource::Service(..) | EndpointSource::Pods(_) => None,
     }
 }

@@ -41,6 +41,8 @@ pub enum EndpointSource {
     StaticRole(Role, Vec<ServerAddress>),
     /// The endpoints of Services with these labels.
     Services(KubernetesSelection),
+    /// The endpoints of the Service of this name; the labels do not count.
+    Service(Arc<str>, KubernetesSelection),
     /// The pods with these labels.
     Pods(KubernetesSelection),
 }
@@ -105,14 +107,18 @@ impl KubernetesSelection {
 impl EndpointSource {
     /// Discovers ports for KV events too, if Kubernetes is the source.
     pub(super) fn discover_event_ports(&mut self, names: &EventPortNames) {
-        if let Self::Services(selection) | Self::Pods(selection) = self {
+        if let Self::Services(selection) | Self::Service(_, selection) | Self::Pods(selection) =
+            self
+        {
             selection.event_ports = Some(names.clone());
         }
     }
 
     /// Finds roles and groups by these names too, if Kubernetes is the source.
     pub(super) fn name_roles(&mut self, names: &RoleNames) {
-        if let Self::Services(selection) | Self::Pods(selection) = self {
+        if let Self::Services(selection) | Self::Service(_, selection) | Self::Pods(selection) =
+            self
+        {
             selection.role_names = names.clone();
         }
     }
@@ -123,7 +129,9 @@ impl EndpointSource {
             Self::Static(addresses) | Self::StaticRole(_, addresses) => {
                 addresses.iter().any(ServerAddress::is_secured)
             }
-            Self::Services(selection) => selection.scheme != Some(ServerScheme::Http),
+            Self::Services(selection) | Self::Service(_, selection) => {
+                selection.scheme != Some(ServerScheme::Http)
+            }
             Self::Pods(selection) => selection.scheme == Some(ServerScheme::Https),
         }
     }
@@ -132,7 +140,7 @@ impl EndpointSource {
     pub fn static_addresses(&self) -> impl Iterator<Item = &ServerAddress> {
         let addresses: &[ServerAddress] = match self {
             Self::Static(addresses) | Self::StaticRole(_, addresses) => addresses,
-            Self::Services(_) | Self::Pods(_) => &[],
+            Self::Services(_) | Self::Service(..) | Self::Pods(_) => &[],
         };
         addresses.iter()
     }

@@ -98,6 +98,8 @@ pub struct KubernetesSource {
 pub enum Selection {
     /// Services that have all these labels, resolved through their EndpointSlices to ready pods.
     Services(BTreeMap<String, String>),
+    /// The Service of this name, resolved alike.
+    Service(String),
     /// Pods that have all these labels.
     Pods(BTreeMap<String, String>),
 }
@@ -136,7 +138,9 @@ impl KubernetesSource {
 impl Selection {
     fn kinds(&self) -> &'static [&'static str] {
         match self {
-            Self::Services(_) => &[Service::URL_PATH_SEGMENT, EndpointSlice::URL_PATH_SEGMENT],
+            Self::Services(_) | Self::Service(_) => {
+                &[Service::URL_PATH_SEGMENT, EndpointSlice::URL_PATH_SEGMENT]
+            }
             Self::Pods(_) => &[Pod::URL_PATH_SEGMENT],
         }
     }
@@ -199,23 +203,17 @@ impl KubernetesDiscovery {
         };
         let (client, namespace) = (&client, namespace.as_str());
         match selection {
-            Selection::Services(labels) => {
+            Selection::Services(_) | Selection::Service(_) => {
+                let (services, slices) = filters(selection);
                 let state = SourceIndex::new(
                     ServiceIndex::new(port, scheme)
                         .with_event_ports(event_ports)
                         .with_role_names(role_names),
                     status,
                 );
-                let named = Expression::Exists(SERVICE_NAME.to_owned()).into();
                 tokio::join!(
-                    objects::<Service, _>(
-                        &state,
-                        client,
-                        namespace,
-                        labels.into_iter().collect(),
-                        pace
-                    ),
-                    objects::<EndpointSlice, _>(&state, client, namespace, named, pace),
+                    objects::<Service, _>(&state, client, namespace, services, pace),
+                    objects::<EndpointSlice, _>(&state, client, namespace, slices, pace),
                     publish(&state, readiness, sink),
                 );
             }
@@ -227,14 +225,10 @@ impl KubernetesDiscovery {
                         .with_role_names(role_names),
                     status,
                 );
+                let pods = labels.into_iter().collect();
+                let pods = watcher::Config::default().labels_from(&pods);
                 tokio::join!(
-                    objects::<Pod, _>(
-                        &state,
-                        client,
-                        namespace,
-                        labels.into_iter().collect(),
-                        pace
-                    ),
+                    objects::<Pod, _>(&state, client, namespace, pods, pace),
                     publish(&state, readiness, sink),
                 );
             }
@@ -242,12 +236,29 @@ impl KubernetesDiscovery {
     }
 }
 
-/// Watches the objects of one kind that `selector` selects.
+/// Which Services, and which slices, are watched.
+fn filters(selection: Selection) -> (watcher::Config, watcher::Config) {
+    let all = watcher::Config::default;
+    let of_any = || Selector::from(Expression::Exists(SERVICE_NAME.to_owned()));
+    match selection {
+        Selection::Service(name) => {
+            let label = Expression::Equal(SERVICE_NAME.to_owned(), name.clone());
+            let named = all().fields(&format!("metadata.name={name}"));
+            (named, all().labels_from(&label.into()))
+        }
+        Selection::Services(labels) | Selection::Pods(labels) => {
+            let labelled = all().labels_from(&labels.into_iter().collect());
+            (labelled, all().labels_from(&of_any()))
+        }
+    }
+}
+
+/// Watches the objects of one kind that `config` selects.
 async fn objects<K, I>(
     state: &SourceIndex<I>,
     client: &Client,
     namespace: &str,
-    selector: Selector,
+    config: watcher::Config,
     pace: Pace,
 ) -> Infallible
 where
@@ -256,9 +267,7 @@ where
     K: Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let api: Api<DeserializeGuard<K>> = Api::namespaced(client.clone(), namespace);
-    let config = watcher::Config::default()
-        .timeout(WATCH_SECONDS)
-        .labels_from(&selector);
+    let config = config.timeout(WATCH_SECONDS);
     let open = || watcher(api.clone(), config.clone());
     follow(state, K::URL_PATH_SEGMENT, pace, open).await
 }

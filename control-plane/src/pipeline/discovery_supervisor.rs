@@ -117,10 +117,11 @@ async fn discover(
 /// What to watch, in the words of discovery; nothing for a static source. `home` is the namespace
 /// of this process.
 fn kubernetes(source: &EndpointSource, home: &str) -> Option<KubernetesSource> {
-    let (selection, by): (_, fn(_) -> Selection) = match source {
+    let selection = match source {
         EndpointSource::Static(_) | EndpointSource::StaticRole(..) => return None,
-        EndpointSource::Services(selection) => (selection, Selection::Services),
-        EndpointSource::Pods(selection) => (selection, Selection::Pods),
+        EndpointSource::Services(selection)
+        | EndpointSource::Service(_, selection)
+        | EndpointSource::Pods(selection) => selection,
     };
     let config::KubernetesSelection {
         namespace,
@@ -137,9 +138,16 @@ fn kubernetes(source: &EndpointSource, home: &str) -> Option<KubernetesSource> {
         .iter()
         .map(|(name, value)| (name.to_string(), value.to_string()))
         .collect();
+    let selected = match source {
+        EndpointSource::Service(name, _) => Selection::Service(name.to_string()),
+        EndpointSource::Pods(_) => Selection::Pods(labels),
+        EndpointSource::Static(_)
+        | EndpointSource::StaticRole(..)
+        | EndpointSource::Services(_) => Selection::Services(labels),
+    };
     Some(KubernetesSource {
         namespace: namespace.as_deref().unwrap_or(home).to_owned(),
-        selection: by(labels),
+        selection: selected,
         port: discovery_port(port)?,
         further_ports: (further_ports.iter().copied())
             .filter_map(NonZeroU16::new)
