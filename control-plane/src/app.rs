@@ -36,8 +36,8 @@ use tokio_util::{
     task::TaskTracker,
 };
 
+use self::config_feed::ConfigFeed;
 pub use self::options::{ConfigSource, Options, StartError};
-use self::{config_feed::ConfigFeed, gateways::GatewayLinks};
 use crate::{
     admin::{DebugPages, StateCollector},
     cache_sources::{
@@ -48,7 +48,7 @@ use crate::{
     engines::{self, EngineProbes, ScrapeMetrics},
     events::EventRecorder,
     metrics::ControlPlaneMetrics,
-    objects::{MergedConfig, ObjectFeed, ObjectMetrics, ObjectsPage},
+    objects::{GatewayLinks, MergedConfig, ObjectFeed, ObjectMetrics, ObjectsPage},
     pipeline::{DiscoverySupervisor, Pipeline, PipelineHandles, QUEUE, ReadinessGates},
     pools::{PoolDirectory, PoolResourceRegistry, queue_ticker},
     serve::{self, CertificateSource, ConnectedProxies, GrpcListener, GrpcState},
@@ -73,7 +73,6 @@ pub struct ControlPlane {
     pub readiness: Readiness,
     tasks: Tasks,
     subscribers: TaskTracker,
-    _gateways: GatewayLinks,
     _cut_off: DropGuard,
 }
 
@@ -133,12 +132,12 @@ pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, Start
             until_drain(drain.clone(), recorder.follow(status)),
         );
     }
-    let gateways = gateways::run(kube.clone(), &mut parts.registry, &tasks, &drain);
+    let (gateways, newest) = gateways::run(kube.clone(), &mut parts.registry, &tasks, &drain);
     let certificates = CertificateSource {
-        newest: gateways.certificates.clone(),
+        newest,
         is_permitted: mutual_tls || certificates_without_tls,
     };
-    let (snapshots, objects) = parts.run_pipeline(feed, kube, &tasks, &drain)?;
+    let (snapshots, objects) = parts.run_pipeline(feed, gateways, kube, &tasks, &drain)?;
     let publishers = (publisher_listeners, kv_events_replicas);
     parts.accept_publishers(publishers, &tasks, &drain);
     let streams = (closing.clone(), subscribers.clone());
@@ -179,7 +178,6 @@ pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, Start
         readiness,
         tasks,
         subscribers,
-        _gateways: gateways,
         _cut_off: cut_off,
     })
 }
@@ -311,6 +309,7 @@ impl StartupParts {
     fn run_pipeline(
         &mut self,
         feed: ConfigFeed,
+        gateways: GatewayLinks,
         kube: Option<kube::Client>,
         tasks: &Tasks,
         drain: &Drain,
@@ -346,7 +345,7 @@ impl StartupParts {
             handles,
             self.metrics.clone(),
         );
-        let (newest, objects) = self.run_objects(&feed, kube, tasks, drain);
+        let (newest, objects) = self.run_objects(&feed, gateways, kube, tasks, drain);
         tasks.spawn(
             "config",
             until_drain(
@@ -371,6 +370,7 @@ impl StartupParts {
     fn run_objects(
         &mut self,
         feed: &ConfigFeed,
+        gateways: GatewayLinks,
         kube: Option<kube::Client>,
         tasks: &Tasks,
         drain: &Drain,
@@ -384,6 +384,7 @@ impl StartupParts {
             page: Arc::new(page),
             note: Arc::new(self.readiness.note("inference pools")),
             metrics: ObjectMetrics::register(&mut self.registry),
+            gateways,
         };
         tasks.spawn(
             "objects",

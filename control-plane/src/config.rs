@@ -26,6 +26,7 @@ pub mod duration;
 mod endpoint_tls;
 mod engine;
 mod error;
+mod gateway_api;
 mod gateway_service;
 mod header;
 pub mod inference_pools;
@@ -56,6 +57,8 @@ mod tokenizer;
 mod tree;
 pub mod watch;
 
+use std::sync::Arc;
+
 use hermes_core::{
     collection::Collection,
     listener::Listener,
@@ -69,6 +72,7 @@ pub use self::{
     endpoint_tls::{AuthorityFiles, EndpointTlsConfig},
     engine::EngineKind,
     error::{ConfigError, ConfigErrors},
+    gateway_api::GatewayApiConfig,
     gateway_service::{GatewayServiceConfig, ServiceReach},
     inference_pools::{InferencePoolsConfig, ObjectNamespaces, ObjectPool},
     key::{DefaultValue, KeyDescription, ValueType},
@@ -114,6 +118,8 @@ pub struct Config {
     pub pools: Vec<PoolConfig>,
     /// Which objects of Kubernetes are pools, too, if any.
     pub inference_pools: Option<Box<InferencePoolsConfig>>,
+    /// Which objects of Kubernetes are listeners and routes, too, if any.
+    pub gateway_api: Option<Box<GatewayApiConfig>>,
     /// Which requests go where, beside the choice by model; at most [`MAX_ROUTES`].
     pub routes: Collection<Route>,
     /// Ports of the proxies beside their usual one; at most [`MAX_LISTENERS`].
@@ -129,6 +135,7 @@ pub struct Config {
 struct Document {
     pools: Vec<PoolFragment>,
     inference_pools: Option<Box<InferencePoolsConfig>>,
+    gateway_api: Option<Box<GatewayApiConfig>>,
     routes: Vec<RouteFragment>,
     listeners: Vec<ListenerFragment>,
     settings: ProxySettings,
@@ -192,6 +199,7 @@ impl Config {
                 pool,
             }],
             inference_pools: None,
+            gateway_api: None,
             routes: Vec::new(),
             listeners: Vec::new(),
             settings: ProxySettings::default(),
@@ -205,13 +213,25 @@ impl Config {
         Ok(Self { warnings, ..config })
     }
 
-    /// This configuration of a file with the pools of objects beside those of the file, and what is
-    /// the matter with those that are left out.
+    /// This configuration of a file with the pools, listeners and routes of objects beside those of
+    /// the file, and what is the matter with pools that are left out. Names of objects have a slash,
+    /// which those of the file have not.
     #[must_use]
-    pub fn with_objects(&self, objects: Vec<PoolFragment>) -> (Self, Vec<RefusedFragment>) {
-        let (pools, refused) = merge::add(self.pools.clone(), objects);
+    pub fn with_objects(
+        &self,
+        pools: Vec<PoolFragment>,
+        listeners: Vec<Arc<Listener>>,
+        routes: Vec<Arc<Route>>,
+    ) -> (Self, Vec<RefusedFragment>) {
+        let (pools, refused) = merge::add(self.pools.clone(), pools);
+        let own = self.listeners.iter().cloned();
+        let listeners: Vec<_> = own.chain(listeners).collect();
+        let own = self.routes.iter().cloned();
+        let routes: Vec<_> = own.chain(routes).collect();
         let merged = Self {
             pools,
+            listeners: listeners.into(),
+            routes: routes.into(),
             ..self.clone()
         };
         (merged, refused)
@@ -241,8 +261,17 @@ impl Document {
             )
             .flatten()
             .map(Box::new);
-        if !top.has("pools") && !top.has("app") && inference_pools.is_none() {
-            let fix = "set at least one pool, the block `app`, or `inferencePools`";
+        let gateway_api = top
+            .optional_section(
+                "gatewayApi",
+                "Listeners and routes of the Gateway API, as objects of Kubernetes describe them.",
+                gateway_api::read,
+            )
+            .flatten()
+            .map(Box::new);
+        let has_objects = inference_pools.is_some() || gateway_api.is_some();
+        if !top.has("pools") && !top.has("app") && !has_objects {
+            let fix = "set at least one pool, the block `app`, `inferencePools` or `gatewayApi`";
             top.error("pools", "missing", fix);
         }
         let routes = top.list(
@@ -261,6 +290,7 @@ impl Document {
         Self {
             pools,
             inference_pools,
+            gateway_api,
             routes,
             listeners,
             settings: settings::read(top),
@@ -271,17 +301,21 @@ impl Document {
     /// each other in.
     fn merge(self, diagnostics: &Diagnostics) -> Config {
         let pools = merge::merge(self.pools, diagnostics);
+        if let Some(gateways) = &self.gateway_api {
+            listener::refuse_ports(&self.listeners, &gateways.service.ports, diagnostics);
+        }
         let listeners = listener::merge(self.listeners, diagnostics);
         let names = pools.iter().map(|pool| &*pool.name).collect();
         let known = route::KnownNames {
             pools: names,
-            has_other_pools: self.inference_pools.is_some(),
+            has_other_pools: self.inference_pools.is_some() || self.gateway_api.is_some(),
             listeners: listeners.iter().map(|listener| &*listener.name).collect(),
         };
         let routes = route::merge(self.routes, &known, diagnostics);
         Config {
             pools,
             inference_pools: self.inference_pools,
+            gateway_api: self.gateway_api,
             routes: routes.into(),
             listeners: listeners.into(),
             settings: self.settings,
@@ -292,8 +326,6 @@ impl Document {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use hermes_core::{address::ServerAddress, policy::Strategy};
     use proptest::prelude::*;
 

@@ -24,11 +24,6 @@
 //! * whatever an object says, the others are served as they are;
 //! * entries of other controllers in a status are kept as they are.
 
-#![allow(
-    dead_code,
-    reason = "what watches the objects uses it, and is added later"
-)]
-
 mod attachment;
 mod backend;
 mod compile;
@@ -48,22 +43,18 @@ mod rule_fault;
 mod scene;
 mod status;
 
-#[allow(
-    unused_imports,
-    reason = "what watches the objects uses them, and is added later"
-)]
 pub(crate) use self::{
     backend::{BackendPool, BackendService, OtherPicker},
     compile::{CompiledGateways, GatewayContext, GatewayRoom, ParentEntries, PortDemand, compile},
-    condition::{ConditionList, StatusCondition},
-    gateway::{GatewayClassSpec, GatewaySpec, LabelMap},
+    condition::ConditionList,
+    gateway::{GATEWAY_GROUP, GatewayClassSpec, GatewaySpec, LabelMap},
     gateway_draft::AssignedGateway,
     http_route::HttpRouteSpec,
-    listeners::CertificateStates,
+    listeners::CertificateFacts,
     name::NamespacedName,
-    parent_list::{ParentForm, ParentList, ParentReference},
+    parent_list::{ParentForm, ParentList},
     reference_grant::ReferenceGrantSpec,
-    references::{UsedBackends, service_pool_name},
+    references::service_pool_name,
     scene::{GatewayObjects, Versioned},
-    status::{AssignedAddress, ClassStatus, GatewayApiStatus, GatewayStatus, ListenerStatus},
+    status::{AssignedAddress, GatewayApiStatus},
 };

@@ -31,7 +31,10 @@ mod catalog;
 mod compile;
 mod condition;
 mod feed;
+mod gateway_links;
+mod gateways;
 mod kind;
+mod meaning;
 mod metrics;
 mod model;
 mod objective;
@@ -46,6 +49,7 @@ mod verdict;
 
 pub(crate) use self::{
     feed::{MergedConfig, ObjectFeed},
+    gateway_links::GatewayLinks,
     metrics::ObjectMetrics,
     page::ObjectsPage,
 };

@@ -11,30 +11,13 @@ use tokio::sync::{OnceCell, watch};
 
 use super::until_drain;
 use crate::{
-    gateway_ports::{GatewayPortFeed, GatewayPortMetrics, GatewayServices, NewestWantedGateways},
-    listener_certificates::{
-        AllowedSecrets, CertificateFeed, NewestCertificates, SecretMetrics, SecretStates,
-    },
+    gateway_ports::{GatewayPortFeed, GatewayPortMetrics},
+    listener_certificates::{CertificateFeed, NewestCertificates, SecretMetrics},
+    objects::GatewayLinks,
 };
 
-/// What the watch of Gateways and these tasks share.
-#[derive(Debug)]
-#[allow(
-    dead_code,
-    reason = "the watch of Gateways, which uses it, is added later"
-)]
-pub(super) struct GatewayLinks {
-    /// The Gateways that need a Service.
-    pub(super) wanted: watch::Sender<NewestWantedGateways>,
-    /// What became of them.
-    pub(super) services: watch::Receiver<GatewayServices>,
-    /// The Secrets that listeners may use.
-    pub(super) allowed: watch::Sender<AllowedSecrets>,
-    /// What is known of them.
-    pub(super) secrets: watch::Receiver<SecretStates>,
-    /// What proxies are sent.
-    pub(super) certificates: watch::Receiver<NewestCertificates>,
-}
+/// What proxies are sent of certificates.
+pub(super) type CertificateReceiver = watch::Receiver<NewestCertificates>;
 
 /// Starts the tasks. They ask nothing of an API server before a Gateway needs it.
 pub(super) fn run(
@@ -42,7 +25,7 @@ pub(super) fn run(
     registry: &mut Registry,
     tasks: &Tasks,
     drain: &Drain,
-) -> GatewayLinks {
+) -> (GatewayLinks, CertificateReceiver) {
     let client = Arc::new(OnceCell::new_with(kube));
     let (wanted, gateways) = watch::channel(None);
     let (published_services, services) = watch::channel(None);
@@ -64,13 +47,14 @@ pub(super) fn run(
     };
     spawn("gateway ports", move || ports.clone().run(), tasks, drain);
     spawn("secrets", move || followed.clone().run(), tasks, drain);
-    GatewayLinks {
-        wanted,
+    let links = GatewayLinks {
+        wanted: Arc::new(wanted),
         services,
-        allowed,
+        last_services: None,
+        allowed: Arc::new(allowed),
         secrets,
-        certificates,
-    }
+    };
+    (links, certificates)
 }
 
 /// Runs a task until the drain, and again after a panic.

@@ -73,10 +73,6 @@ impl ServiceReach {
 // === Reading ===
 
 /// The mapping `service`.
-#[allow(
-    dead_code,
-    reason = "the key `gatewayApi`, which has it, is added later"
-)]
 pub(super) fn read(section: &mut Section<'_>) -> GatewayServiceConfig {
     let namespace = section
         .text_where(

@@ -8,7 +8,7 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use hermes_core::{
     address::ServerScheme,
-    inference_pool::{ModelPriority, Objective, PickerReference},
+    inference_pool::{AskedPicker, ModelPriority, Objective, PickerReference},
     policy::{EndpointTrust, KvAware, Strategy},
     rewrites::ModelRewrite,
 };
@@ -90,6 +90,10 @@ pub struct ObjectPool {
     pub engine: Option<EngineKind>,
     /// By which Services gateways reach its picker.
     pub pickers: Vec<PickerReference>,
+    /// The picker of another router, which chooses its endpoints.
+    pub asked_picker: Option<AskedPicker>,
+    /// Its endpoints are spoken to over HTTP/2 without TLS.
+    pub http2: bool,
     /// In order of precedence.
     pub rewrites: Vec<ModelRewrite>,
     /// In any order.
@@ -111,6 +115,8 @@ impl InferencePoolsConfig {
             wants_prefix_cache,
             engine,
             pickers,
+            asked_picker,
+            http2,
             rewrites,
             priorities,
             objectives,
@@ -131,6 +137,8 @@ impl InferencePoolsConfig {
             name: pool_name(namespace, name),
             sources: vec![EndpointSource::Pods(selection)],
             pickers,
+            asked_picker,
+            http2,
             rewrites,
             priorities,
             objectives,
@@ -243,7 +251,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<InferencePoolsConfig> {
     })
 }
 
-fn read_namespaces(section: &mut Section<'_>) -> ObjectNamespaces {
+pub(super) fn read_namespaces(section: &mut Section<'_>) -> ObjectNamespaces {
     let named = section
         .texts(
             "namespaces",

@@ -109,6 +109,21 @@ fn is_folder(name: &str) -> bool {
     !name.starts_with('.') && name.bytes().all(is_known)
 }
 
+/// Records listeners at ports that Gateways may get.
+pub(super) fn refuse_ports(
+    fragments: &[ListenerFragment],
+    ports: &RangeInclusive<u16>,
+    diagnostics: &Diagnostics,
+) {
+    for ListenerFragment { path, listener } in fragments {
+        let port = listener.address.port();
+        if ports.contains(&port) {
+            let found = format!("the port {port} is one of `gatewayApi.service.portRange`");
+            diagnostics.error(path, found, "change one of the two");
+        }
+    }
+}
+
 /// The listeners, sorted by name. Records names that are used twice, and listeners of one address
 /// between which nothing can decide.
 pub(super) fn merge(

@@ -1,6 +1,6 @@
 //! What is known of the backends that routes may name.
 
-use hermes_core::inference_pool::PickerReference;
+use hermes_core::inference_pool::{PickerFailure, PickerReference};
 use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec};
 
 /// A Service, as far as it matters to routes.
@@ -34,8 +34,8 @@ pub(crate) struct BackendPool {
 pub(crate) struct OtherPicker {
     /// Its Service.
     pub(crate) service: PickerReference,
-    /// Requests are served without it when it names no endpoint.
-    pub(crate) fails_open: bool,
+    /// What follows when it names no endpoint.
+    pub(crate) on_failure: PickerFailure,
 }
 
 // === BackendService ===

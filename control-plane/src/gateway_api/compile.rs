@@ -14,7 +14,7 @@ use super::{
     condition::{ConditionList, StatusCondition},
     gateway::{GatewayClassSpec, GatewayInfrastructure},
     gateway_draft::{AssignedGateway, GatewayDraft},
-    listeners::CertificateStates,
+    listeners::CertificateFacts,
     name::NamespacedName,
     parent_list::ParentReference,
     references::{UsedBackends, missing_picker},
@@ -62,7 +62,7 @@ pub(crate) struct GatewayContext<'a> {
     /// The ports and addresses of Gateways.
     pub(crate) assigned: &'a BTreeMap<NamespacedName, AssignedGateway>,
     /// What is known of the certificates of listeners.
-    pub(crate) certificates: &'a CertificateStates,
+    pub(crate) certificates: &'a CertificateFacts,
     pub(crate) room: GatewayRoom,
 }
 

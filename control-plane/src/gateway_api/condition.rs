@@ -66,6 +66,19 @@ impl ConditionList {
         (self.conditions.iter()).find(|condition| condition.form == form)
     }
 
+    /// Whether one of the same types is observed that is about a newer generation.
+    pub(crate) fn is_older(&self, observed: Option<&Value>) -> bool {
+        let observed = observed.and_then(Value::as_array);
+        let mut observed = observed.into_iter().flatten();
+        observed.any(|seen| {
+            let is_known = seen["type"]
+                .as_str()
+                .is_some_and(|form| self.get(form).is_some());
+            let generation = seen["observedGeneration"].as_i64();
+            is_known && generation.is_some_and(|generation| generation > self.generation)
+        })
+    }
+
     /// As the API has it. A condition that is as true as the `observed` one keeps its time.
     pub(crate) fn to_json(&self, observed: Option<&Value>, now: &str) -> Value {
         let observed = observed.and_then(Value::as_array);

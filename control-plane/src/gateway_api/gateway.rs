@@ -10,7 +10,7 @@ use serde_json::Value;
 pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
 /// The specification of a `GatewayClass`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct GatewayClassSpec {
     /// Whose Gateways these are.
@@ -20,7 +20,7 @@ pub(crate) struct GatewayClassSpec {
 }
 
 /// The specification of a `Gateway`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct GatewaySpec {
     /// Its class.
@@ -39,7 +39,7 @@ pub(crate) struct GatewaySpec {
 }
 
 /// One listener of a `Gateway`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ListenerSpec {
     /// Its name, unique in its Gateway.
@@ -58,7 +58,7 @@ pub(crate) struct ListenerSpec {
 }
 
 /// How a listener's connections are secured.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ListenerTlsSpec {
     /// `Terminate` unless it is set.
@@ -69,7 +69,7 @@ pub(crate) struct ListenerTlsSpec {
 }
 
 /// TLS of a whole Gateway.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct GatewayTlsSpec {
     /// How clients' certificates are verified, which is not supported.
@@ -77,7 +77,7 @@ pub(crate) struct GatewayTlsSpec {
 }
 
 /// What the Service of a Gateway gets.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct GatewayInfrastructure {
     #[serde(default)]
@@ -89,7 +89,7 @@ pub(crate) struct GatewayInfrastructure {
 }
 
 /// Which routes may be attached to a listener.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct AllowedRoutes {
     #[serde(default)]
@@ -99,7 +99,7 @@ pub(crate) struct AllowedRoutes {
 }
 
 /// From which namespaces.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RouteNamespaces {
     /// `Same` unless it is set.
@@ -126,7 +126,7 @@ pub(crate) struct ObjectRef {
 }
 
 /// Labels that objects must have.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LabelSelector {
     #[serde(default)]
@@ -136,7 +136,7 @@ pub(crate) struct LabelSelector {
 }
 
 /// What one label must be.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct LabelExpression {
     key: String,
     operator: String,

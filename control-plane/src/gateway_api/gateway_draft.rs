@@ -11,7 +11,7 @@ use hermes_core::listener::{Listener, ListenerTls};
 use super::{
     condition::{ConditionList, StatusCondition},
     gateway::{GatewayInfrastructure, GatewaySpec},
-    listeners::{self, CertificateStates, ListenerVerdict},
+    listeners::{self, CertificateFacts, ListenerVerdict},
     name::NamespacedName,
     scene::{GatewayObjects, Versioned},
     status::{AssignedAddress, GatewayStatus, ListenerStatus},
@@ -138,7 +138,7 @@ impl<'a> GatewayDraft<'a> {
     pub(super) fn status(
         &self,
         assigned: Option<&AssignedGateway>,
-        states: &CertificateStates,
+        states: &CertificateFacts,
     ) -> GatewayStatus {
         let generation = self.object.generation;
         let listeners = self.listeners.iter().enumerate();
@@ -181,7 +181,7 @@ impl<'a> GatewayDraft<'a> {
     fn programmed(
         &self,
         assigned: Option<&AssignedGateway>,
-        states: &CertificateStates,
+        states: &CertificateFacts,
     ) -> StatusCondition {
         const PROGRAMMED: &str = "Programmed";
         if !self.listeners.iter().any(ListenerVerdict::is_served) {

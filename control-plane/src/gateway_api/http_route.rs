@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::gateway::GATEWAY_GROUP;
 
 /// The specification of an `HTTPRoute`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HttpRouteSpec {
     #[serde(default)]
@@ -36,7 +36,7 @@ pub(crate) struct ParentRef {
 }
 
 /// One rule.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HttpRouteRule {
     #[serde(default)]
@@ -54,7 +54,7 @@ pub(crate) struct HttpRouteRule {
 }
 
 /// One match.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HttpRouteMatch {
     pub(crate) path: Option<FieldValue>,
@@ -66,7 +66,7 @@ pub(crate) struct HttpRouteMatch {
 }
 
 /// What a path is.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct FieldValue {
     #[serde(rename = "type")]
     pub(crate) form: Option<Arc<str>>,
@@ -74,7 +74,7 @@ pub(crate) struct FieldValue {
 }
 
 /// What a header or a parameter is.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct NamedValue {
     #[serde(rename = "type")]
     pub(crate) form: Option<Arc<str>>,
@@ -83,7 +83,7 @@ pub(crate) struct NamedValue {
 }
 
 /// One filter: the field of its type is set.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HttpRouteFilter {
     #[serde(rename = "type")]
@@ -96,7 +96,7 @@ pub(crate) struct HttpRouteFilter {
 }
 
 /// Edits of headers.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct HeaderModifier {
     #[serde(default)]
     pub(crate) set: Vec<NamedValue>,
@@ -107,7 +107,7 @@ pub(crate) struct HeaderModifier {
 }
 
 /// Where copies go.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RequestMirror {
     pub(crate) backend_ref: BackendRef,
@@ -116,14 +116,14 @@ pub(crate) struct RequestMirror {
 }
 
 /// A share.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Fraction {
     pub(crate) numerator: u32,
     pub(crate) denominator: Option<u32>,
 }
 
 /// Where clients are sent.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RequestRedirect {
     pub(crate) scheme: Option<Arc<str>>,
@@ -134,14 +134,14 @@ pub(crate) struct RequestRedirect {
 }
 
 /// What endpoints get in place of what the client sent.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct UrlRewriteSpec {
     pub(crate) hostname: Option<Arc<str>>,
     pub(crate) path: Option<PathModifier>,
 }
 
 /// How a path is changed.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PathModifier {
     #[serde(rename = "type")]
@@ -151,7 +151,7 @@ pub(crate) struct PathModifier {
 }
 
 /// A backend with its weight.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct HttpBackendRef {
     #[serde(flatten)]
     pub(crate) backend: BackendRef,
@@ -176,7 +176,7 @@ pub(crate) struct BackendRef {
 }
 
 /// How long requests may take, as text.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HttpRouteTimeouts {
     pub(crate) request: Option<Arc<str>>,

@@ -43,7 +43,7 @@ struct ListenerFault {
 
 /// What is known of a certificate: it is usable, or why it is not. One that is absent from the map is
 /// not known yet.
-pub(crate) type CertificateStates = BTreeMap<NamespacedName, Result<(), String>>;
+pub(crate) type CertificateFacts = BTreeMap<NamespacedName, Result<(), String>>;
 
 /// The listeners of a Gateway, in its order.
 pub(super) fn verdicts<'a>(
@@ -184,7 +184,7 @@ impl<'a> ListenerVerdict<'a> {
     pub(super) fn conditions(
         &self,
         port: Option<u16>,
-        states: &CertificateStates,
+        states: &CertificateFacts,
     ) -> Vec<StatusCondition> {
         let certificate = self.certificate_fault(states);
         let reference = self.reference.as_ref().or(certificate.as_ref());
@@ -211,7 +211,7 @@ impl<'a> ListenerVerdict<'a> {
     }
 
     /// The first certificate that cannot be used.
-    fn certificate_fault(&self, states: &CertificateStates) -> Option<ListenerFault> {
+    fn certificate_fault(&self, states: &CertificateFacts) -> Option<ListenerFault> {
         self.certificates.iter().find_map(|secret| {
             let reason = states.get(secret)?.as_ref().err()?;
             let message = format!("the Secret {secret}: {reason}");
@@ -220,13 +220,13 @@ impl<'a> ListenerVerdict<'a> {
     }
 
     /// Whether proxies can serve it.
-    pub(super) fn is_programmed(&self, port: Option<u16>, states: &CertificateStates) -> bool {
+    pub(super) fn is_programmed(&self, port: Option<u16>, states: &CertificateFacts) -> bool {
         let is_usable = |secret| states.get(secret).is_some_and(Result::is_ok);
         let has_certificate = !self.is_secured() || self.certificates.iter().any(is_usable);
         self.is_served() && port.is_some() && has_certificate
     }
 
-    fn programmed(&self, port: Option<u16>, states: &CertificateStates) -> StatusCondition {
+    fn programmed(&self, port: Option<u16>, states: &CertificateFacts) -> StatusCondition {
         const PROGRAMMED: &str = "Programmed";
         if self.is_programmed(port, states) {
             let message = "proxies serve it";

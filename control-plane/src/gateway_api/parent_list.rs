@@ -88,6 +88,16 @@ impl ParentList {
         !self.parents.is_empty() || seen.any(|entry| self.is_own(entry))
     }
 
+    /// Whether an entry of this controller is about a newer generation.
+    pub(crate) fn is_older(&self, observed: &Value) -> bool {
+        let seen = observed.get(self.key()).and_then(Value::as_array);
+        let mut own = seen.into_iter().flatten().filter(|seen| self.is_own(seen));
+        own.any(|seen| {
+            let conditions = seen.get("conditions");
+            (self.parents.iter()).any(|(_, wanted)| wanted.is_older(conditions))
+        })
+    }
+
     fn entry(
         &self,
         parent: &Value,
@@ -163,3 +173,6 @@ impl ParentReference {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,14 +7,14 @@ use serde::Deserialize;
 use super::gateway::{GATEWAY_GROUP, ObjectRef};
 
 /// The specification of a `ReferenceGrant`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct ReferenceGrantSpec {
     from: Vec<GrantedSource>,
     to: Vec<GrantedTarget>,
 }
 
 /// Which objects may refer.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct GrantedSource {
     group: Arc<str>,
     kind: Arc<str>,
@@ -22,7 +22,7 @@ struct GrantedSource {
 }
 
 /// To which of the grant's namespace.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct GrantedTarget {
     group: Arc<str>,
     kind: Arc<str>,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use hermes_core::route::BackendTarget;
+use hermes_core::{inference_pool::PickerFailure, route::BackendTarget};
 
 use super::{
     backend::{BackendPool, BackendPort},
@@ -175,7 +175,7 @@ pub(crate) fn service_pool_name(service: &NamespacedName, port: u16) -> Arc<str>
 /// What is the matter with the picker of a pool that serves nothing without it.
 fn unreachable_picker(objects: &GatewayObjects<'_>, pool: &BackendPool) -> Option<String> {
     let picker = pool.other_picker.as_ref()?;
-    missing_picker(objects, pool).filter(|_| !picker.fails_open)
+    missing_picker(objects, pool).filter(|_| picker.on_failure == PickerFailure::Close)
 }
 
 /// What is the matter with the reference to the picker of another router.

@@ -75,8 +75,19 @@ impl GatewayApiStatus {
         }
     }
 
-    /// Whether the observed status is as it should be.
+    /// Whether the observed status is as it should be, or is about a newer generation, which another
+    /// replica knows.
     pub(crate) fn is_in(&self, observed: &Value) -> bool {
+        let is_newer = match self {
+            Self::Class(ClassStatus { conditions, .. })
+            | Self::Gateway(GatewayStatus { conditions, .. }) => {
+                conditions.is_older(observed.get("conditions"))
+            }
+            Self::Child(parents) => parents.is_older(observed),
+        };
+        if is_newer {
+            return true;
+        }
         // A time that no condition has makes a condition that changes its truth differ.
         let Value::Object(wanted) = self.wanted(observed, "") else {
             return false;
@@ -86,6 +97,14 @@ impl GatewayApiStatus {
             "listeners" => listeners_are(observed.get(&key), &wanted),
             _ => *observed.get(&key).unwrap_or(&json!([])) == wanted,
         })
+    }
+
+    /// Whether the object has a part of this controller, or should have.
+    pub(crate) fn matters(&self, observed: &Value) -> bool {
+        match self {
+            Self::Class(_) | Self::Gateway(_) => true,
+            Self::Child(parents) => parents.matters(observed),
+        }
     }
 
     /// Whether entries of others are written along, so that it must be the newest version that is
@@ -163,5 +182,89 @@ impl ListenerStatus {
             "attachedRoutes": self.attached,
             "conditions": self.conditions.to_json(observed, now),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway_api::condition::StatusCondition;
+
+    const THEN: &str = "2026-01-01T00:00:00Z";
+
+    fn conditions(generation: i64, is_programmed: bool) -> ConditionList {
+        let programmed = if is_programmed {
+            StatusCondition::holds("Programmed", "Programmed", "served")
+        } else {
+            StatusCondition::fails("Programmed", "Pending", "no port")
+        };
+        let accepted = StatusCondition::holds("Accepted", "Accepted", "all is well");
+        ConditionList::new(generation, vec![accepted, programmed])
+    }
+
+    fn gateway(generation: i64, is_programmed: bool, attached: usize) -> GatewayApiStatus {
+        let listener = |name: &str| ListenerStatus {
+            name: name.into(),
+            takes_routes: true,
+            attached,
+            conditions: conditions(generation, is_programmed),
+        };
+        GatewayApiStatus::Gateway(GatewayStatus {
+            conditions: conditions(generation, is_programmed),
+            listeners: vec![listener("a"), listener("b")],
+            addresses: vec![AssignedAddress {
+                form: "IPAddress",
+                value: "10.0.0.1".into(),
+            }],
+        })
+    }
+
+    #[test]
+    fn what_was_written_is_as_it_should_be_in_any_order_and_with_conditions_of_others() {
+        let status = gateway(1, true, 2);
+        let mut observed = status.wanted(&Value::Null, THEN);
+        assert!(status.is_in(&observed));
+        let reverse = |list: &mut Value| list.as_array_mut().expect("a list").reverse();
+        reverse(&mut observed["listeners"]);
+        reverse(&mut observed["listeners"][0]["conditions"]);
+        reverse(&mut observed["conditions"]);
+        let other = json!({"type": "example.com/Scanned", "status": "True"});
+        let list = observed["conditions"].as_array_mut().expect("a list");
+        list.push(other);
+        assert!(status.is_in(&observed));
+    }
+
+    #[test]
+    fn each_difference_is_seen() {
+        let status = gateway(1, true, 2);
+        let observed = status.wanted(&Value::Null, THEN);
+        assert!(!status.is_in(&Value::Null));
+        assert!(!gateway(1, false, 2).is_in(&observed));
+        assert!(!gateway(1, true, 3).is_in(&observed));
+        assert!(!gateway(2, true, 2).is_in(&observed));
+        let mut more = observed.clone();
+        let listeners = more["listeners"].as_array_mut().expect("a list");
+        listeners.push(json!({"name": "gone", "attachedRoutes": 0, "conditions": []}));
+        assert!(!status.is_in(&more));
+        let mut moved = observed;
+        moved["addresses"][0]["value"] = json!("10.0.0.2");
+        assert!(!status.is_in(&moved));
+    }
+
+    #[test]
+    fn a_status_about_a_newer_generation_is_left_to_who_knows_it() {
+        let newer = gateway(2, true, 2).wanted(&Value::Null, THEN);
+        assert!(gateway(1, false, 0).is_in(&newer));
+    }
+
+    #[test]
+    fn a_time_changes_with_the_truth_only() {
+        let observed = gateway(1, false, 0).wanted(&Value::Null, THEN);
+        let wanted = gateway(2, true, 0).wanted(&observed, "2026-02-01T00:00:00Z");
+        let time = |at: usize| wanted["conditions"][at]["lastTransitionTime"].clone();
+        assert_eq!(
+            [time(0), time(1)],
+            [json!(THEN), json!("2026-02-01T00:00:00Z")]
+        );
     }
 }

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use kube::core::{DynamicObject, ObjectMeta};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::{
     condition::ObservedCondition,
@@ -14,10 +16,15 @@ use super::{
     pool::{self, InferencePool},
     rewrite::{self, InferenceModelRewrite},
 };
-use crate::config::{ConfigErrors, Diagnostics, Node, ObjectReference};
+use crate::{
+    config::{ConfigErrors, Diagnostics, Node, ObjectReference},
+    gateway_api::{
+        BackendService, GatewayClassSpec, GatewaySpec, HttpRouteSpec, LabelMap, ReferenceGrantSpec,
+    },
+};
 
-/// Most objects that are kept; others are as if they were not there. An API server with more is not
-/// one that a person looks after.
+/// Most objects of a kind that are kept; others are as if they were not there. An API server with
+/// more is not one that a person looks after.
 const MAX_OBJECTS: usize = 10_000;
 
 /// An object's kind, namespace and name.
@@ -27,6 +34,8 @@ pub(crate) type ObjectKey = (ObjectKind, Arc<str>, Arc<str>);
 #[derive(Debug, Default)]
 pub(crate) struct ObjectCatalog {
     objects: BTreeMap<ObjectKey, CatalogEntry>,
+    /// How many there are of each kind.
+    counts: BTreeMap<ObjectKind, usize>,
 }
 
 /// One object.
@@ -42,8 +51,18 @@ pub(crate) struct CatalogEntry {
     pub(crate) is_newest_usable: bool,
     /// What is wrong with the newest specification.
     pub(crate) faults: ConfigErrors,
-    /// What its status says.
+    /// What its condition `Accepted` says.
     pub(crate) observed: Option<ObservedCondition>,
+    /// Its whole status, of kinds that have parts of Gateways in it.
+    pub(crate) status: Option<Arc<ObservedStatus>>,
+}
+
+/// The status of a version of an object.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ObservedStatus {
+    pub(crate) status: Value,
+    /// The version of the object, which is no news by itself.
+    pub(crate) version: Option<String>,
 }
 
 /// What an object says.
@@ -57,6 +76,18 @@ pub(crate) enum ObjectSpec {
     Objective(InferenceObjective),
     /// A rewrite.
     Rewrite(InferenceModelRewrite),
+    /// A class of Gateways.
+    GatewayClass(GatewayClassSpec),
+    /// A Gateway.
+    Gateway(GatewaySpec),
+    /// A route.
+    Route(HttpRouteSpec),
+    /// A permission to refer.
+    Grant(ReferenceGrantSpec),
+    /// A namespace: its labels.
+    Namespace(LabelMap),
+    /// A Service.
+    Service(BackendService),
 }
 
 // === ObjectCatalog ===
@@ -67,18 +98,21 @@ impl ObjectCatalog {
     pub(crate) fn apply(&mut self, kind: ObjectKind, object: &DynamicObject) -> bool {
         let key = key(kind, &object.metadata);
         if object.metadata.deletion_timestamp.is_some() {
-            return self.objects.remove(&key).is_some();
+            return self.remove(&key);
         }
         let before = self.objects.get(&key);
-        if before.is_none() && self.objects.len() >= MAX_OBJECTS {
+        let count = self.counts.entry(kind).or_default();
+        if before.is_none() && *count >= MAX_OBJECTS {
             tracing::warn!(
                 object = %reference(&key),
                 "object is ignored: there are {MAX_OBJECTS} others"
             );
             return false;
         }
+        *count += usize::from(before.is_none());
         let entry = CatalogEntry::read(kind, object, before);
         if before == Some(&entry) {
+            self.objects.insert(key, entry);
             return false;
         }
         if !entry.faults.is_empty() && before.is_none_or(|before| before.faults != entry.faults) {
@@ -91,8 +125,15 @@ impl ObjectCatalog {
 
     /// Forgets an object. Returns whether that is news.
     pub(crate) fn delete(&mut self, kind: ObjectKind, namespace: &str, name: &str) -> bool {
-        let key = (kind, namespace.into(), name.into());
-        self.objects.remove(&key).is_some()
+        self.remove(&(kind, namespace.into(), name.into()))
+    }
+
+    fn remove(&mut self, key: &ObjectKey) -> bool {
+        let was_there = self.objects.remove(key).is_some();
+        if let Some(count) = self.counts.get_mut(&key.0).filter(|_| was_there) {
+            *count -= 1;
+        }
+        was_there
     }
 
     /// Forgets every object of a kind in a namespace, or in all.
@@ -101,7 +142,25 @@ impl ObjectCatalog {
         self.objects.retain(|(of, within, _), _| {
             *of != kind || namespace.is_some_and(|namespace| namespace != &**within)
         });
+        if let Some(count) = self.counts.get_mut(&kind) {
+            *count -= before - self.objects.len();
+        }
         self.objects.len() != before
+    }
+
+    /// The objects of a kind, by namespace and name.
+    pub(crate) fn of_kind(
+        &self,
+        kind: ObjectKind,
+    ) -> impl Iterator<Item = (&ObjectKey, &CatalogEntry)> {
+        let first = (kind, Arc::from(""), Arc::from(""));
+        let objects = self.objects.range(first..);
+        objects.take_while(move |((of, ..), _)| *of == kind)
+    }
+
+    /// The object of this kind and name.
+    pub(crate) fn get(&self, key: &ObjectKey) -> Option<&CatalogEntry> {
+        self.objects.get(key)
     }
 
     /// Every object, by kind, namespace and name.
@@ -137,6 +196,7 @@ impl CatalogEntry {
             is_newest_usable,
             faults,
             observed: ObservedCondition::read(&object.data),
+            status: (kind.has_gateway_status()).then(|| Arc::new(ObservedStatus::read(object))),
         }
     }
 
@@ -145,6 +205,34 @@ impl CatalogEntry {
         self.usable.as_ref().map(|(_, spec)| spec)
     }
 }
+
+// === ObservedStatus ===
+
+impl ObservedStatus {
+    /// Lists without entries are as absent ones.
+    fn read(object: &DynamicObject) -> Self {
+        let fields = object.data.get("status").and_then(Value::as_object);
+        let fields = fields.into_iter().flatten();
+        let is_empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
+        let given = fields.filter(|(_, value)| !is_empty(value));
+        Self {
+            status: Value::Object(
+                given
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect(),
+            ),
+            version: object.metadata.resource_version.clone(),
+        }
+    }
+}
+
+impl PartialEq for ObservedStatus {
+    fn eq(&self, other: &Self) -> bool {
+        self.status == other.status
+    }
+}
+
+impl Eq for ObservedStatus {}
 
 // === ObjectSpec ===
 
@@ -166,18 +254,45 @@ impl ObjectSpec {
             ObjectKind::Rewrite | ObjectKind::EarlierRewrite => {
                 rewrite::read(&root).map(Self::Rewrite)
             }
+            ObjectKind::GatewayClass => typed(&root).map(Self::GatewayClass),
+            ObjectKind::Gateway => typed(&root).map(Self::Gateway),
+            ObjectKind::Route => typed(&root).map(Self::Route),
+            ObjectKind::Grant | ObjectKind::EarlierGrant => typed(&root).map(Self::Grant),
+            ObjectKind::Service => {
+                typed(&root).map(|spec| Self::Service(BackendService::new(&spec)))
+            }
+            ObjectKind::Namespace => {
+                Some(Self::Namespace(metadata.labels.clone().unwrap_or_default()))
+            }
         };
         (spec, diagnostics.into_errors())
     }
 
-    /// The pool that it refers to; a pool refers to none.
+    /// The pool that it refers to, if it is about one.
     pub(crate) fn pool(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Pool(_) => None,
+            Self::Pool(_)
+            | Self::GatewayClass(_)
+            | Self::Gateway(_)
+            | Self::Route(_)
+            | Self::Grant(_)
+            | Self::Namespace(_)
+            | Self::Service(_) => None,
             Self::Model(InferenceModel { pool, .. })
             | Self::Objective(InferenceObjective { pool, .. })
             | Self::Rewrite(InferenceModelRewrite { pool, .. }) => Some(pool),
         }
+    }
+}
+
+/// The specification of the object `root`.
+fn typed<T: DeserializeOwned>(root: &Node<'_>) -> Option<T> {
+    let Some(spec) = root.field("spec") else {
+        return root.lacks("spec", "every object of this kind has one");
+    };
+    match T::deserialize(spec.value()) {
+        Ok(spec) => Some(spec),
+        Err(error) => spec.wrong(error.to_string()),
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 };
 
 use hermes_core::{
-    inference_pool::{ModelPriority, Objective},
+    inference_pool::{AskedPicker, ModelPriority, Objective},
     rewrites::ModelRewrite,
 };
 
@@ -29,7 +29,10 @@ use super::{
     status::{StatusBoard, StatusEntry},
     verdict::{ObjectVerdict, RefusalReason},
 };
-use crate::config::{InferencePoolsConfig, ObjectPool, PoolFragment};
+use crate::{
+    config::{InferencePoolsConfig, ObjectPool, PoolFragment},
+    gateway_api::NamespacedName,
+};
 
 /// What the objects mean together.
 #[derive(Debug, Default)]
@@ -46,6 +49,8 @@ pub(crate) struct CompiledObjects {
 struct PoolDraft<'a> {
     key: &'a ObjectKey,
     pool: &'a InferencePool,
+    /// The picker of another router, if that chooses its endpoints.
+    asked_picker: Option<AskedPicker>,
     /// In order of precedence.
     rewrites: Vec<ModelRewrite>,
     priorities: Vec<ModelPriority>,
@@ -54,15 +59,23 @@ struct PoolDraft<'a> {
     models: BTreeSet<Arc<str>>,
 }
 
+/// Pools of other pickers that are served, with how their picker is asked.
+pub(crate) type AdoptedPools = BTreeMap<NamespacedName, AskedPicker>;
+
 /// Pools by namespace and name.
 type Pools<'a> = BTreeMap<(&'a str, &'a str), PoolDraft<'a>>;
 
 // === Compiling ===
 
-/// Compiles all objects.
-pub(crate) fn compile(catalog: &ObjectCatalog, config: &InferencePoolsConfig) -> CompiledObjects {
+/// Compiles all objects. `adopted` are pools of other pickers that are served nevertheless, with their
+/// picker asked.
+pub(crate) fn compile(
+    catalog: &ObjectCatalog,
+    config: &InferencePoolsConfig,
+    adopted: &AdoptedPools,
+) -> CompiledObjects {
     let mut verdicts = BTreeMap::new();
-    let mut pools = pools(catalog, config, &mut verdicts);
+    let mut pools = pools(catalog, config, adopted, &mut verdicts);
     // The rewrites first: their kind is the newer one.
     for kinds in [
         &[ObjectKind::Rewrite, ObjectKind::EarlierRewrite][..],
@@ -101,8 +114,11 @@ fn statuses(catalog: &ObjectCatalog, verdicts: &BTreeMap<ObjectKey, ObjectVerdic
             return None;
         };
         let wanted = AcceptedCondition::of(verdicts.get(key)?, entry.generation)?;
-        let observed = entry.observed.clone();
-        Some((key.clone(), StatusEntry { wanted, observed }))
+        let status = StatusEntry::Accepted {
+            wanted,
+            observed: entry.observed.clone(),
+        };
+        Some((key.clone(), status))
     };
     catalog.iter().filter_map(of_object).collect()
 }
@@ -111,6 +127,7 @@ fn statuses(catalog: &ObjectCatalog, verdicts: &BTreeMap<ObjectKey, ObjectVerdic
 fn pools<'a>(
     catalog: &'a ObjectCatalog,
     config: &InferencePoolsConfig,
+    adopted: &AdoptedPools,
     verdicts: &mut BTreeMap<ObjectKey, ObjectVerdict>,
 ) -> Pools<'a> {
     let mut pools = Pools::new();
@@ -124,11 +141,15 @@ fn pools<'a>(
         };
         let verdict = if pools.contains_key(&(&**namespace, &**name)) {
             ObjectVerdict::superseded(key.0)
-        } else if is_foreign(pool, config) {
-            ObjectVerdict::Foreign
         } else {
-            pools.insert((namespace, name), PoolDraft::new(key, pool));
-            entry.verdict()
+            let asked = adopted.get(&NamespacedName::new(namespace, name));
+            if is_foreign(pool, config) && asked.is_none() {
+                ObjectVerdict::Foreign
+            } else {
+                let draft = PoolDraft::new(key, pool, asked.cloned());
+                pools.insert((namespace, name), draft);
+                entry.verdict()
+            }
         };
         verdicts.insert(key.clone(), verdict);
     }
@@ -136,7 +157,7 @@ fn pools<'a>(
 }
 
 /// Whether a pool refers to the picker of another router.
-fn is_foreign(pool: &InferencePool, config: &InferencePoolsConfig) -> bool {
+pub(super) fn is_foreign(pool: &InferencePool, config: &InferencePoolsConfig) -> bool {
     let ours = &config.pickers;
     let is_ours = pool.picker.as_ref().is_none_or(|picker| {
         ours.iter()
@@ -192,16 +213,19 @@ fn pool_of<'p, 'a>(
     spec: &'a ObjectSpec,
 ) -> Option<&'p mut PoolDraft<'a>> {
     let pool: &'a str = spec.pool()?;
-    pools.get_mut(&(&**namespace, pool))
+    let draft = pools.get_mut(&(&**namespace, pool));
+    // The picker that is asked reads the objects of its pool itself.
+    draft.filter(|draft| draft.asked_picker.is_none())
 }
 
 // === PoolDraft ===
 
 impl<'a> PoolDraft<'a> {
-    fn new(key: &'a ObjectKey, pool: &'a InferencePool) -> Self {
+    fn new(key: &'a ObjectKey, pool: &'a InferencePool, asked_picker: Option<AskedPicker>) -> Self {
         Self {
             key,
             pool,
+            asked_picker,
             rewrites: Vec::new(),
             priorities: Vec::new(),
             objectives: BTreeMap::new(),
@@ -212,7 +236,13 @@ impl<'a> PoolDraft<'a> {
     /// Adds what an object says. Returns why it does not count.
     fn add(&mut self, (_, _, name): &ObjectKey, spec: &ObjectSpec) -> Option<ObjectVerdict> {
         match spec {
-            ObjectSpec::Pool(_) => {}
+            ObjectSpec::Pool(_)
+            | ObjectSpec::GatewayClass(_)
+            | ObjectSpec::Gateway(_)
+            | ObjectSpec::Route(_)
+            | ObjectSpec::Grant(_)
+            | ObjectSpec::Namespace(_)
+            | ObjectSpec::Service(_) => {}
             ObjectSpec::Rewrite(rewrite) => self.rewrites.extend_from_slice(&rewrite.rewrites),
             ObjectSpec::Objective(objective) => {
                 self.objectives.insert(Arc::clone(name), objective.priority);
@@ -262,6 +292,7 @@ impl<'a> PoolDraft<'a> {
         let Self {
             key,
             pool,
+            asked_picker,
             rewrites,
             priorities,
             objectives,
@@ -278,6 +309,8 @@ impl<'a> PoolDraft<'a> {
                 wants_prefix_cache: pool.wants_prefix_cache,
                 engine: pool.engine,
                 pickers: pool.picker.iter().cloned().collect(),
+                asked_picker,
+                http2: pool.http2,
                 rewrites,
                 priorities,
                 objectives: objectives.into_iter().map(objective).collect(),
@@ -290,7 +323,7 @@ impl<'a> PoolDraft<'a> {
 
 impl CatalogEntry {
     /// What becomes of an object that is in use.
-    fn verdict(&self) -> ObjectVerdict {
+    pub(super) fn verdict(&self) -> ObjectVerdict {
         let Some((in_use, _)) = &self.usable else {
             return self.unusable();
         };
@@ -306,7 +339,7 @@ impl CatalogEntry {
         }
     }
 
-    fn unusable(&self) -> ObjectVerdict {
+    pub(super) fn unusable(&self) -> ObjectVerdict {
         ObjectVerdict::Refused {
             reason: RefusalReason::Unreadable,
             message: self.faults.to_string(),

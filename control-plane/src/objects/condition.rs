@@ -105,7 +105,8 @@ impl RefusalReason {
     /// The reason of the condition; `None` if it is not known whose object it is.
     fn name(self) -> Option<&'static str> {
         match self {
-            Self::Unreadable => None,
+            // Parts of Gateways in a status have reasons of their own.
+            Self::Unreadable | Self::NotAccepted => None,
             Self::Invalid => Some("Invalid"),
             Self::ModelNameInUse => Some("ModelNameInUse"),
             Self::Superseded => Some("Superseded"),

@@ -15,15 +15,16 @@ use tokio::{
 };
 
 use super::{
-    compile::{CompiledObjects, compile},
+    gateway_links::GatewayLinks,
     kind::ObjectKind,
+    meaning::ObjectsMeaning,
     metrics::ObjectMetrics,
     page::ObjectsPage,
     status::{self, StatusBoard},
     store::{KindSink, ObjectStore, WatchKey},
 };
 use crate::{
-    config::{Config, InferencePoolsConfig, ObjectNamespaces},
+    config::{Config, ObjectNamespaces},
     discovery::{self, Pace, WATCH_SECONDS, follow, spread},
 };
 
@@ -32,6 +33,9 @@ const SETTLE: Duration = Duration::from_millis(100);
 
 /// Time between two full lists of objects.
 const RESYNC: Duration = Duration::from_secs(300);
+
+/// How long one response of the API server may take where nothing says it.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The configuration with its objects; nothing before it is complete.
 pub(crate) type MergedConfig = Option<Arc<Config>>;
@@ -50,6 +54,8 @@ pub(crate) struct ObjectFeed {
     /// What is awaited, on `/readyz`.
     pub(crate) note: Arc<Note>,
     pub(crate) metrics: ObjectMetrics,
+    /// What Gateways need of others.
+    pub(crate) gateways: GatewayLinks,
 }
 
 // === ObjectFeed ===
@@ -59,38 +65,37 @@ impl ObjectFeed {
     pub(crate) async fn run(mut self) {
         loop {
             let config = Arc::clone(&self.file.borrow_and_update());
-            let Some(pools) = &config.inference_pools else {
+            if config.inference_pools.is_none() && config.gateway_api.is_none() {
                 self.note.clear();
                 self.metrics.count(&BTreeMap::new());
                 self.page.send_replace(Arc::default());
+                self.gateways.want(&config, None);
                 self.publish(config);
                 if self.file.changed().await.is_err() {
                     return;
                 }
                 continue;
-            };
+            }
             let client = Arc::clone(&self.client);
             let client = client
                 .get_or_init(|| discovery::client::await_client("the watch of objects"))
                 .await
                 .clone();
-            let watches = watches(pools, client.default_namespace());
+            let watches = watches(&config, client.default_namespace());
             let store = ObjectStore::new(&watches, self.metrics.clone());
-            let pace = Pace {
-                list: pools.timeout,
-                resync: spread(RESYNC),
-            };
-            let watching = join_all(
-                watches
-                    .iter()
-                    .map(|watch| objects(&store, &client, watch, pace)),
-            );
+            let watching = join_all(watches.iter().map(|watch| {
+                let pace = Pace {
+                    list: timeout(&config, watch.0),
+                    resync: spread(RESYNC),
+                };
+                objects(&store, &client, watch, pace)
+            }));
             let (statuses, boards) = watch::channel(Arc::default());
             let metrics = self.metrics.clone();
             let home = client.default_namespace();
             tokio::select! {
                 _never = watching => return,
-                () = status::write(&client, boards, &metrics) => return,
+                () = status::write(&client, boards, &metrics, || store.read_again()) => return,
                 open = self.follow(&store, &watches, home, &statuses) => if !open { return },
             }
         }
@@ -107,31 +112,49 @@ impl ObjectFeed {
     ) -> bool {
         loop {
             let config = Arc::clone(&self.file.borrow_and_update());
-            let pools = (config.inference_pools.as_ref())
-                .filter(|pools| self::watches(pools, home) == watches);
-            let Some(pools) = pools else { return true };
-            match store.read(|catalog| compile(catalog, pools)) {
-                Ok(compiled) => {
-                    statuses.send_replace(Arc::new(compiled.statuses.clone()));
-                    self.merge(&config, compiled);
-                }
+            if self::watches(&config, home) != watches {
+                return true;
+            }
+            let facts = self.gateways.facts();
+            match store.read(|catalog| ObjectsMeaning::new(catalog, &config, &facts)) {
+                Ok(meaning) => self.take(&config, meaning, statuses),
                 Err(missing) => self.note.say(format!("waiting: {missing}")),
             }
             sleep(SETTLE).await;
             tokio::select! {
                 () = store.changed() => {}
+                () = self.gateways.changed() => {}
                 changed = self.file.changed() => if changed.is_err() { return false },
             }
         }
     }
 
-    /// Publishes the configuration of the file with the objects.
-    fn merge(&self, config: &Config, compiled: CompiledObjects) {
-        self.metrics.count(&compiled.verdicts);
-        self.page
-            .send_replace(Arc::new(ObjectsPage::of(&compiled.verdicts)));
-        let CompiledObjects { fragments, .. } = compiled;
-        let (merged, refused) = config.with_objects(fragments);
+    /// Passes on what the objects mean, and publishes the configuration of the file with them.
+    fn take(
+        &self,
+        config: &Config,
+        meaning: ObjectsMeaning,
+        statuses: &watch::Sender<Arc<StatusBoard>>,
+    ) {
+        let ObjectsMeaning {
+            pools,
+            listeners,
+            routes,
+            needs,
+            verdicts,
+            statuses: board,
+        } = meaning;
+        statuses.send_replace(Arc::new(board));
+        self.metrics.count(&verdicts);
+        self.page.send_replace(Arc::new(ObjectsPage::of(&verdicts)));
+        self.gateways.want(config, needs);
+        let is_first = self.merged.borrow().is_none();
+        if is_first && !self.gateways.are_assigned() {
+            let missing = "waiting: ports of Gateways are not known yet";
+            self.note.say(missing.to_owned());
+            return;
+        }
+        let (merged, refused) = config.with_objects(pools, listeners, routes);
         match &refused[..] {
             [] => self.note.clear(),
             [first, ..] => {
@@ -157,18 +180,40 @@ impl ObjectFeed {
 }
 
 /// Each kind in each namespace. `home` is the control plane's own.
-fn watches(pools: &InferencePoolsConfig, home: &str) -> Vec<WatchKey> {
-    let namespaces = match &pools.namespaces {
-        ObjectNamespaces::Own => vec![Some(Arc::from(home))],
-        ObjectNamespaces::Named(names) => names.iter().cloned().map(Some).collect(),
-        ObjectNamespaces::All => vec![None],
+fn watches(config: &Config, home: &str) -> Vec<WatchKey> {
+    let pools = config.inference_pools.as_ref();
+    let pools = pools.map(|pools| (&pools.namespaces, false));
+    let gateways = config.gateway_api.as_ref();
+    let gateways = gateways.map(|gateways| (&gateways.namespaces, true));
+    let mut watches = Vec::new();
+    for (namespaces, is_of_gateways) in pools.into_iter().chain(gateways) {
+        let places = match namespaces {
+            ObjectNamespaces::Own => vec![Some(Arc::from(home))],
+            ObjectNamespaces::Named(names) => names.iter().cloned().map(Some).collect(),
+            ObjectNamespaces::All => vec![None],
+        };
+        let kinds = ObjectKind::ALL.into_iter();
+        for kind in kinds.filter(|kind| kind.is_of_gateways() == is_of_gateways) {
+            if kind.is_cluster_wide() {
+                watches.push((kind, None));
+            } else {
+                watches.extend(places.iter().map(|place| (kind, place.clone())));
+            }
+        }
+    }
+    watches
+}
+
+/// How long one response of the API server may take for this kind.
+fn timeout(config: &Config, kind: ObjectKind) -> Duration {
+    let pools = config.inference_pools.as_ref().map(|pools| pools.timeout);
+    let gateways = config.gateway_api.as_ref().map(|gateways| gateways.timeout);
+    let own = if kind.is_of_gateways() {
+        gateways
+    } else {
+        pools
     };
-    let of_kind = |kind| {
-        namespaces
-            .iter()
-            .map(move |namespace| (kind, namespace.clone()))
-    };
-    ObjectKind::ALL.into_iter().flat_map(of_kind).collect()
+    own.or(pools).or(gateways).unwrap_or(TIMEOUT)
 }
 
 /// Watches the objects of one kind.

@@ -2,6 +2,8 @@
 
 use kube::core::{ApiResource, GroupVersionKind};
 
+use crate::gateway_api::GATEWAY_GROUP;
+
 /// A kind in one API group. Of two objects of one name, the one whose kind stands first counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ObjectKind {
@@ -19,6 +21,20 @@ pub(crate) enum ObjectKind {
     Rewrite,
     /// `InferenceModelRewrite` of the group that had it before.
     EarlierRewrite,
+    /// `GatewayClass`.
+    GatewayClass,
+    /// `Gateway`.
+    Gateway,
+    /// `HTTPRoute`.
+    Route,
+    /// `ReferenceGrant`.
+    Grant,
+    /// `ReferenceGrant` of the version before.
+    EarlierGrant,
+    /// `Namespace`, of which labels count.
+    Namespace,
+    /// `Service`.
+    Service,
 }
 
 /// The stable group of pools.
@@ -34,7 +50,7 @@ const LLM_D: &str = "llm-d.ai";
 
 impl ObjectKind {
     /// Each kind.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Pool,
         Self::EarlierPool,
         Self::Model,
@@ -42,7 +58,28 @@ impl ObjectKind {
         Self::EarlierObjective,
         Self::Rewrite,
         Self::EarlierRewrite,
+        Self::GatewayClass,
+        Self::Gateway,
+        Self::Route,
+        Self::Grant,
+        Self::EarlierGrant,
+        Self::Namespace,
+        Self::Service,
     ];
+
+    /// Whether it is for Gateways and their routes, and not of the Inference Extension.
+    pub(crate) const fn is_of_gateways(self) -> bool {
+        matches!(
+            self,
+            Self::GatewayClass
+                | Self::Gateway
+                | Self::Route
+                | Self::Grant
+                | Self::EarlierGrant
+                | Self::Namespace
+                | Self::Service
+        )
+    }
 
     /// Its name, such as `InferencePool`.
     pub(crate) const fn name(self) -> &'static str {
@@ -51,6 +88,12 @@ impl ObjectKind {
             Self::Model => "InferenceModel",
             Self::Objective | Self::EarlierObjective => "InferenceObjective",
             Self::Rewrite | Self::EarlierRewrite => "InferenceModelRewrite",
+            Self::GatewayClass => "GatewayClass",
+            Self::Gateway => "Gateway",
+            Self::Route => "HTTPRoute",
+            Self::Grant | Self::EarlierGrant => "ReferenceGrant",
+            Self::Namespace => "Namespace",
+            Self::Service => "Service",
         }
     }
 
@@ -62,6 +105,10 @@ impl ObjectKind {
                 EARLIER
             }
             Self::Objective | Self::Rewrite => LLM_D,
+            Self::GatewayClass | Self::Gateway | Self::Route | Self::Grant | Self::EarlierGrant => {
+                GATEWAY_GROUP
+            }
+            Self::Namespace | Self::Service => "",
         }
     }
 
@@ -75,13 +122,26 @@ impl ObjectKind {
             Self::EarlierObjective => "inferenceobjectives.inference.networking.x-k8s.io",
             Self::Rewrite => "inferencemodelrewrites.llm-d.ai",
             Self::EarlierRewrite => "inferencemodelrewrites.inference.networking.x-k8s.io",
+            Self::GatewayClass => "gatewayclasses.gateway.networking.k8s.io",
+            Self::Gateway => "gateways.gateway.networking.k8s.io",
+            Self::Route => "httproutes.gateway.networking.k8s.io",
+            Self::Grant | Self::EarlierGrant => "referencegrants.gateway.networking.k8s.io",
+            Self::Namespace => "namespaces",
+            Self::Service => "services",
         }
     }
 
     /// How the API server is asked for it.
     pub(crate) fn resource(self) -> ApiResource {
         let version = match self {
-            Self::Pool => "v1",
+            Self::Pool
+            | Self::GatewayClass
+            | Self::Gateway
+            | Self::Route
+            | Self::Grant
+            | Self::Namespace
+            | Self::Service => "v1",
+            Self::EarlierGrant => "v1beta1",
             Self::EarlierPool
             | Self::Model
             | Self::Objective
@@ -92,6 +152,19 @@ impl ObjectKind {
         let kind = GroupVersionKind::gvk(self.group(), version, self.name());
         let plural = self.definition().split('.').next().unwrap_or_default();
         ApiResource::from_gvk_with_plural(&kind, plural)
+    }
+
+    /// Whether the controllers of Gateways write parts of its status.
+    pub(crate) const fn has_gateway_status(self) -> bool {
+        matches!(
+            self,
+            Self::GatewayClass | Self::Gateway | Self::Route | Self::Pool | Self::EarlierPool
+        )
+    }
+
+    /// Whether its objects are in no namespace.
+    pub(crate) const fn is_cluster_wide(self) -> bool {
+        matches!(self, Self::GatewayClass | Self::Namespace)
     }
 
     /// Whether `group` may have the pools that objects refer to.
@@ -108,9 +181,13 @@ mod tests {
     fn a_definition_is_the_plural_and_the_group() {
         for kind in ObjectKind::ALL {
             let resource = kind.resource();
-            let plural = format!("{}s", kind.name().to_lowercase());
+            let name = kind.name().to_lowercase();
+            let ending = if name.ends_with('s') { "es" } else { "s" };
+            let plural = format!("{name}{ending}");
             assert_eq!(resource.plural, plural);
-            assert_eq!(kind.definition(), format!("{plural}.{}", kind.group()));
+            let definition = format!("{plural}.{}", kind.group());
+            // The core group has no name.
+            assert_eq!(kind.definition(), definition.trim_end_matches('.'));
         }
     }
 }

@@ -25,6 +25,18 @@ label_set! {
         Objective = "InferenceObjective",
         /// `InferenceModelRewrite`.
         Rewrite = "InferenceModelRewrite",
+        /// `GatewayClass`.
+        GatewayClass = "GatewayClass",
+        /// `Gateway`.
+        Gateway = "Gateway",
+        /// `HTTPRoute`.
+        Route = "HTTPRoute",
+        /// `ReferenceGrant`.
+        Grant = "ReferenceGrant",
+        /// `Namespace`.
+        Namespace = "Namespace",
+        /// `Service`.
+        Service = "Service",
     }
 }
 
@@ -49,6 +61,8 @@ label_set! {
         Written = "written",
         /// The API server refused it, or could not be reached.
         Refused = "refused",
+        /// Another writer was faster; it is written again.
+        Conflict = "conflict",
         /// There was no answer in time.
         Timeout = "timeout",
     }
@@ -92,7 +106,7 @@ impl ObjectMetrics {
         let writes: Family<WriteLabels, Counter> = family(
             registry,
             "object_status_writes",
-            "Conditions that were written into the status of objects, by outcome: written, refused, timeout",
+            "Conditions that were written into the status of objects, by outcome: written, refused, conflict, timeout",
         );
         Self {
             status_writes: PerValue::new(|outcome| {
@@ -144,6 +158,12 @@ impl KindLabel {
             ObjectKind::Model => Self::Model,
             ObjectKind::Objective | ObjectKind::EarlierObjective => Self::Objective,
             ObjectKind::Rewrite | ObjectKind::EarlierRewrite => Self::Rewrite,
+            ObjectKind::GatewayClass => Self::GatewayClass,
+            ObjectKind::Gateway => Self::Gateway,
+            ObjectKind::Route => Self::Route,
+            ObjectKind::Grant | ObjectKind::EarlierGrant => Self::Grant,
+            ObjectKind::Namespace => Self::Namespace,
+            ObjectKind::Service => Self::Service,
         }
     }
 }

@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hermes_core::inference_pool::PickerReference;
+use hermes_core::inference_pool::{PickerFailure, PickerReference};
 
 use crate::config::{Diagnostics, EngineKind, Node, SelectorLabels, read_labels};
 
@@ -36,6 +36,10 @@ pub(crate) struct InferencePool {
     pub(crate) ports: Vec<u16>,
     /// By which Service gateways reach its picker, if it names one.
     pub(crate) picker: Option<PickerReference>,
+    /// What gateways do when that names no endpoint.
+    pub(crate) on_failure: PickerFailure,
+    /// Its endpoints are spoken to over HTTP/2 without TLS.
+    pub(crate) http2: bool,
     /// Whether an annotation asks for a strategy that reads caches.
     pub(crate) wants_prefix_cache: bool,
     /// The engine, if an annotation names it.
@@ -56,7 +60,7 @@ pub(super) fn read(
     };
     let labels = read_selector(&spec);
     let ports = read_ports(&spec);
-    note_protocol(&spec);
+    let http2 = reads_http2(&spec);
     let picker = read_picker(&spec, namespace);
     let annotated = |name: &str| {
         let found = PREFIXES.iter().find_map(|prefix| {
@@ -67,6 +71,8 @@ pub(super) fn read(
     };
     Some(InferencePool {
         picker,
+        on_failure: read_failure_mode(&spec),
+        http2,
         wants_prefix_cache: annotated("routing-strategy").is_some_and(|(value, path)| {
             wants_prefix_cache(value).unwrap_or_else(|| {
                 let fix = "expected PREFIX_CACHE or DEFAULT; the configured strategy is used";
@@ -137,26 +143,42 @@ fn read_port(node: &Node<'_>) -> Option<u16> {
         .or_else(|| node.wrong("expected a port from 1 to 65535"))
 }
 
-/// Engines are spoken to over HTTP/1.1, which those with HTTP/2 in cleartext serve, too.
-fn note_protocol(spec: &Node<'_>) {
+/// Whether endpoints are spoken to over HTTP/2 without TLS.
+fn reads_http2(spec: &Node<'_>) -> bool {
     let Some(protocol) = spec.field("appProtocol") else {
-        return;
+        return false;
     };
     match protocol.value().as_str() {
-        Some("http") => {}
-        Some("kubernetes.io/h2c") => {
-            protocol.wrong::<()>("HTTP/2 to endpoints is not supported: HTTP/1.1 is used");
-        }
+        Some("http") => false,
+        Some("kubernetes.io/h2c") => true,
         _ => {
-            protocol.wrong::<()>("expected http; HTTP/1.1 is used");
+            protocol.wrong::<()>("expected http or kubernetes.io/h2c; HTTP/1.1 is used");
+            false
+        }
+    }
+}
+
+fn reference<'a>(spec: &Node<'a>) -> Option<Node<'a>> {
+    spec.field("endpointPickerRef")
+        .or_else(|| spec.field("extensionRef"))
+}
+
+fn read_failure_mode(spec: &Node<'_>) -> PickerFailure {
+    let mode = reference(spec).and_then(|reference| reference.field("failureMode"));
+    match mode.as_ref().map(|mode| mode.value().as_str()) {
+        Some(Some("FailOpen")) => PickerFailure::Open,
+        None | Some(Some("FailClose")) => PickerFailure::Close,
+        Some(_) => {
+            mode.and_then(|mode| {
+                mode.wrong::<()>("expected FailOpen or FailClose; the latter is used")
+            });
+            PickerFailure::Close
         }
     }
 }
 
 fn read_picker(spec: &Node<'_>, namespace: &str) -> Option<PickerReference> {
-    let reference = spec
-        .field("endpointPickerRef")
-        .or_else(|| spec.field("extensionRef"))?;
+    let reference = reference(spec)?;
     let is_service = ["group", "kind"]
         .into_iter()
         .zip(["", "Service"])

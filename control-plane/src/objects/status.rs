@@ -1,4 +1,4 @@
-//! Writes conditions into the status of objects.
+//! Writes the status of objects: conditions, and the parts of Gateways.
 //!
 //! ```text
 //!   StatusBoard (wanted, observed) ──differs──▶ due ──apply, at most one at a time──▶ API server
@@ -12,8 +12,9 @@
 //!
 //! Invariants:
 //! * nothing is sent while an object says what it should;
-//! * writes are [`PAUSE`] apart, and a second write of one condition to one object comes later each
+//! * writes are [`PAUSE`] apart, and a second write of one status to one object comes later each
 //!   time: replicas that disagree, as during an upgrade, do not contend for long;
+//! * a list with entries of other controllers replaces the version that it was made from, or none;
 //! * a write has a deadline, and nothing waits for it.
 
 use std::{
@@ -37,10 +38,11 @@ use tokio::{
 };
 
 use super::{
-    catalog::ObjectKey,
+    catalog::{ObjectKey, ObservedStatus},
     condition::{AcceptedCondition, ObservedCondition},
     metrics::{ObjectMetrics, WriteOutcome},
 };
+use crate::gateway_api::GatewayApiStatus;
 
 /// The field manager of the conditions.
 const MANAGER: &str = "hermes";
@@ -62,9 +64,17 @@ pub(crate) type StatusBoard = BTreeMap<ObjectKey, StatusEntry>;
 
 /// What one object should say, and says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StatusEntry {
-    pub(crate) wanted: AcceptedCondition,
-    pub(crate) observed: Option<ObservedCondition>,
+pub(crate) enum StatusEntry {
+    /// The condition `Accepted` alone.
+    Accepted {
+        wanted: AcceptedCondition,
+        observed: Option<ObservedCondition>,
+    },
+    /// The part of a Gateway's controller.
+    GatewayApi {
+        wanted: GatewayApiStatus,
+        observed: Arc<ObservedStatus>,
+    },
 }
 
 /// What was written, and when it may be written again.
@@ -75,7 +85,7 @@ pub(crate) struct WrittenStatuses {
 
 #[derive(Debug)]
 struct WrittenStatus {
-    condition: AcceptedCondition,
+    entry: StatusEntry,
     again: Instant,
     backoff: Backoff,
 }
@@ -99,12 +109,11 @@ impl WrittenStatuses {
         self.written.retain(|key, _| board.contains_key(key));
         let mut earliest = None;
         for (key, entry) in board {
-            let is_right = |seen: &ObservedCondition| seen.is(&entry.wanted);
-            if entry.observed.as_ref().is_some_and(is_right) {
+            if entry.is_right() {
                 continue;
             }
             let written = self.written.get(key);
-            match written.filter(|written| written.condition == entry.wanted) {
+            match written.filter(|written| written.entry.wants_same(entry)) {
                 Some(written) if written.again > now => {
                     let first = earliest.map_or(written.again, |at: Instant| at.min(written.again));
                     earliest = Some(first);
@@ -115,15 +124,15 @@ impl WrittenStatuses {
         earliest.map_or(NextWrite::Never, NextWrite::At)
     }
 
-    /// Notes that a condition was written, or could not be.
-    pub(crate) fn note(&mut self, key: ObjectKey, condition: AcceptedCondition, now: Instant) {
+    /// Notes that a status was written, or could not be.
+    pub(crate) fn note(&mut self, key: ObjectKey, entry: StatusEntry, now: Instant) {
         let known = self.written.remove(&key);
-        let known = known.filter(|known| known.condition == condition);
+        let known = known.filter(|known| known.entry.wants_same(&entry));
         let seed = RandomState::new().hash_one(&key);
         let mut backoff = known.map_or_else(|| Backoff::new(AGAIN, seed), |known| known.backoff);
         let again = now + backoff.next_pause();
         let written = WrittenStatus {
-            condition,
+            entry,
             again,
             backoff,
         };
@@ -131,13 +140,55 @@ impl WrittenStatuses {
     }
 }
 
-// === Writing ===
+// === StatusEntry ===
 
+impl StatusEntry {
+    /// Whether the object says what it should.
+    fn is_right(&self) -> bool {
+        match self {
+            Self::Accepted { wanted, observed } => {
+                observed.as_ref().is_some_and(|seen| seen.is(wanted))
+            }
+            Self::GatewayApi { wanted, observed } => wanted.is_in(&observed.status),
+        }
+    }
+
+    /// Whether both should make the object say the same.
+    fn wants_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Accepted { wanted, .. }, Self::Accepted { wanted: other, .. }) => {
+                wanted == other
+            }
+            (Self::GatewayApi { wanted, .. }, Self::GatewayApi { wanted: other, .. }) => {
+                wanted == other
+            }
+            _ => false,
+        }
+    }
+
+    /// The status to apply, and the version of the object that it must replace, if any.
+    fn to_apply(&self, now: &str) -> (Value, Option<&str>) {
+        match self {
+            Self::Accepted { wanted, observed } => (wanted.status(observed.as_ref(), now), None),
+            Self::GatewayApi { wanted, observed } => {
+                let version = observed.version.as_deref();
+                let version = version.filter(|_| wanted.replaces_others());
+                (wanted.wanted(&observed.status, now), version)
+            }
+        }
+    }
+}
+
+// === Writing ===
 /// Writes what differs, for ever.
+///
+/// `conflicted` is called when a newer version of an object was there than the one that was to be
+/// replaced.
 pub(crate) async fn write(
     client: &Client,
     mut boards: watch::Receiver<Arc<StatusBoard>>,
     metrics: &ObjectMetrics,
+    conflicted: impl Fn(),
 ) {
     let mut written = WrittenStatuses::default();
     let mut rng = SeededRng::new(RandomState::new().hash_one(MANAGER));
@@ -167,28 +218,43 @@ pub(crate) async fn write(
             };
             let outcome = apply(client, &key, &entry).await;
             metrics.status_written(outcome);
-            written.note(key, entry.wanted, Instant::now());
+            if outcome == WriteOutcome::Conflict {
+                conflicted();
+            }
+            written.note(key, entry, Instant::now());
             sleep(PAUSE).await;
         }
     }
 }
 
-/// Applies one condition.
+/// Applies one status.
 async fn apply(client: &Client, key: &ObjectKey, entry: &StatusEntry) -> WriteOutcome {
     let (kind, namespace, name) = key;
     let resource = kind.resource();
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    let api: Api<DynamicObject> = if kind.is_cluster_wide() {
+        Api::all_with(client.clone(), &resource)
+    } else {
+        Api::namespaced_with(client.clone(), namespace, &resource)
+    };
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let object: Value = json!({
+    let (status, version) = entry.to_apply(&now);
+    let mut object: Value = json!({
         "apiVersion": resource.api_version,
         "kind": resource.kind,
-        "metadata": {"name": **name, "namespace": **namespace},
-        "status": entry.wanted.status(entry.observed.as_ref(), &now),
+        "metadata": {"name": **name},
+        "status": status,
     });
+    if !kind.is_cluster_wide() {
+        object["metadata"]["namespace"] = json!(**namespace);
+    }
+    if let Some(version) = version {
+        object["metadata"]["resourceVersion"] = json!(version);
+    }
     let parameters = PatchParams::apply(MANAGER).force();
     let patch = Patch::Apply(&object);
     match timeout(DEADLINE, api.patch_status(name, &parameters, &patch)).await {
         Ok(Ok(_)) => WriteOutcome::Written,
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 => WriteOutcome::Conflict,
         Ok(Err(error)) => {
             tracing::debug!(kind = kind.name(), %namespace, %name, %error, "status was not written");
             WriteOutcome::Refused
@@ -217,11 +283,16 @@ mod tests {
             let status = wanted(says).status(None, "2026-01-01T00:00:00Z");
             ObservedCondition::read(&json!({"status": status})).expect("a condition")
         });
-        let entry = StatusEntry {
+        let wanted = wanted(note);
+        BTreeMap::from([(key("m"), StatusEntry::Accepted { wanted, observed })])
+    }
+
+    /// What was written of a condition.
+    fn entry(note: &str) -> StatusEntry {
+        StatusEntry::Accepted {
             wanted: wanted(note),
-            observed,
-        };
-        BTreeMap::from([(key("m"), entry)])
+            observed: None,
+        }
     }
 
     fn is_now(next: &NextWrite) -> bool {
@@ -242,7 +313,7 @@ mod tests {
         let contested = board("ours", Some("theirs"));
         let mut pauses = Vec::new();
         for _ in 0..12 {
-            written.note(key("m"), wanted("ours"), now);
+            written.note(key("m"), entry("ours"), now);
             let NextWrite::At(time) = written.next(&contested, now) else {
                 panic!("it was just written");
             };
@@ -258,7 +329,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn another_condition_is_written_at_once_and_one_of_a_deleted_object_is_forgotten() {
         let (mut written, now) = (WrittenStatuses::default(), Instant::now());
-        written.note(key("m"), wanted("a"), now);
+        written.note(key("m"), entry("a"), now);
         assert!(is_now(&written.next(&board("b", Some("a")), now)));
         assert!(!is_now(&written.next(&board("a", None), now)));
         assert_eq!(written.next(&StatusBoard::new(), now), NextWrite::Never);

@@ -99,6 +99,12 @@ impl ObjectStore {
         ))
     }
 
+    /// Wakes the reader although nothing changed that it reads: another version of an object may be
+    /// known.
+    pub(crate) fn read_again(&self) {
+        self.changed.notify_one();
+    }
+
     /// Edits the state of a watch; wakes the reader if that is news.
     fn with_watch(&self, watch: &WatchKey, edit: impl FnOnce(&mut WatchState) -> bool) {
         let is_news = self.watches.lock().get_mut(watch).is_some_and(edit);

@@ -25,6 +25,8 @@ pub(crate) enum RefusalReason {
     Unreadable,
     /// Its newest version cannot be used.
     Invalid,
+    /// It is not supported as it is, or attached to nothing.
+    NotAccepted,
     /// Another object of its pool has the same model.
     ModelNameInUse,
     /// An object of the newer group has the same name.

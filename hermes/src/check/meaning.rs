@@ -28,6 +28,7 @@ impl fmt::Display for Meaning<'_> {
         let Config {
             pools,
             inference_pools,
+            gateway_api,
             routes,
             listeners,
             settings,
@@ -42,6 +43,15 @@ impl fmt::Display for Meaning<'_> {
             let separator = if pools.is_empty() { "" } else { "\n" };
             write!(f, "{separator}inference pools: ")?;
             write_objects(f, objects)?;
+        }
+        if let Some(gateways) = gateway_api {
+            let separator = if pools.is_empty() && inference_pools.is_none() {
+                ""
+            } else {
+                "\n"
+            };
+            write!(f, "{separator}Gateways of {}: ", gateways.controller)?;
+            write_namespaces(f, &gateways.namespaces)?;
         }
         for listener in listeners {
             write_listener(f, listener)?;
@@ -63,12 +73,16 @@ impl fmt::Display for Meaning<'_> {
 
 /// Which objects are pools, too, and how their requests are handled.
 fn write_objects(f: &mut fmt::Formatter<'_>, objects: &InferencePoolsConfig) -> fmt::Result {
-    match &objects.namespaces {
-        ObjectNamespaces::Own => f.write_str("of the control plane's namespace")?,
-        ObjectNamespaces::Named(names) => write!(f, "of the namespaces {}", names.join(", "))?,
-        ObjectNamespaces::All => f.write_str("of all namespaces")?,
-    }
+    write_namespaces(f, &objects.namespaces)?;
     write!(f, ", strategy {}", objects.strategy().name())
+}
+
+fn write_namespaces(f: &mut fmt::Formatter<'_>, namespaces: &ObjectNamespaces) -> fmt::Result {
+    match namespaces {
+        ObjectNamespaces::Own => f.write_str("of the control plane's namespace"),
+        ObjectNamespaces::Named(names) => write!(f, "of the namespaces {}", names.join(", ")),
+        ObjectNamespaces::All => f.write_str("of all namespaces"),
+    }
 }
 
 fn write_listener(f: &mut fmt::Formatter<'_>, listener: &Listener) -> fmt::Result {
@@ -298,6 +312,7 @@ fn write_source(f: &mut fmt::Formatter<'_>, source: &EndpointSource) -> fmt::Res
             write_addresses(f, &format!("{} endpoints", role.name()), addresses)
         }
         EndpointSource::Services(selection) => write_selection(f, "Services", selection),
+        EndpointSource::Service(name, _) => write!(f, "\n  endpoints of the Service {name}"),
         EndpointSource::Pods(selection) => write_selection(f, "pods", selection),
     }
 }

@@ -27,6 +27,8 @@ fn object_pool() -> ObjectPool {
         wants_prefix_cache: false,
         engine: None,
         pickers: Vec::new(),
+        asked_picker: None,
+        http2: false,
         rewrites: Vec::new(),
         priorities: Vec::new(),
         objectives: Vec::new(),
@@ -122,7 +124,7 @@ fn objects_are_added_to_the_pools_of_the_file_up_to_the_limit() {
     let pools = config.inference_pools.as_ref().expect("enabled");
     let objects = (0..MAX_POOLS).map(|number| fragment(pools, &format!("p{number:03}")));
     let objects: Vec<PoolFragment> = objects.collect();
-    let (merged, refused) = config.with_objects(objects);
+    let (merged, refused) = config.with_objects(objects, Vec::new(), Vec::new());
     assert_eq!(merged.pools.len(), MAX_POOLS);
     assert_eq!(&*merged.pools[0].name, "a", "the file's");
     assert_eq!(refused.len(), 1);
@@ -132,6 +134,6 @@ fn objects_are_added_to_the_pools_of_the_file_up_to_the_limit() {
     );
 
     let twice = vec![fragment(pools, "b"), fragment(pools, "b")];
-    let (merged, refused) = config.with_objects(twice);
+    let (merged, refused) = config.with_objects(twice, Vec::new(), Vec::new());
     assert_eq!((merged.pools.len(), refused.len()), (2, 1));
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use hermes_core::{
-    inference_pool::PickerReference,
+    inference_pool::{PickerFailure, PickerReference},
     route::{BackendTarget, PathMatch},
 };
 use k8s_openapi::api::core::v1::ServiceSpec;
@@ -44,7 +44,7 @@ spec: {ports: [{port: 8080}]}
 #[derive(Default)]
 struct Scene {
     objects: Vec<Value>,
-    certificates: CertificateStates,
+    certificates: CertificateFacts,
     room: Option<GatewayRoom>,
 }
 
@@ -288,7 +288,11 @@ fn pool(namespace: &str, object: &Value) -> BackendPool {
         generation: 1,
         other_picker: service.map(|service| OtherPicker {
             service,
-            fails_open: reference["failureMode"] == json!("FailOpen"),
+            on_failure: if reference["failureMode"] == json!("FailOpen") {
+                PickerFailure::Open
+            } else {
+                PickerFailure::Close
+            },
         }),
     }
 }

@@ -39,7 +39,7 @@ impl Scene {
     }
 
     fn compile(&self) -> CompiledObjects {
-        compile(&self.catalog, &self.config)
+        compile(&self.catalog, &self.config, &AdoptedPools::new())
     }
 
     fn pools(&self) -> Vec<PoolConfig> {
@@ -325,4 +325,28 @@ fn a_faulty_version_is_refused_while_the_last_good_one_serves() {
     assert_eq!(scene.pools().len(), 1);
     let verdict = scene.verdict(ObjectKind::Pool, "a");
     assert_eq!(refusal(&verdict), Some(RefusalReason::Invalid));
+}
+
+#[test]
+fn a_pool_of_another_picker_that_is_adopted_asks_it_and_has_nothing_else_of_this_router() {
+    let mut scene = Scene::new("pickers: [hermes]");
+    let mut spec = pool_spec();
+    spec["extensionRef"] = json!({"name": "epp"});
+    spec["appProtocol"] = json!("kubernetes.io/h2c");
+    scene.apply(ObjectKind::Pool, "a", spec);
+    scene.apply(ObjectKind::Model, "m", model("chat", &Value::Null));
+    let asked = AskedPicker {
+        authority: "epp.ai.svc:9002".into(),
+        tls: true,
+        on_failure: hermes_core::inference_pool::PickerFailure::Close,
+    };
+    let adopted = AdoptedPools::from([(NamespacedName::new("ai", "a"), asked.clone())]);
+    let compiled = compile(&scene.catalog, &scene.config, &adopted);
+    let [fragment] = &compiled.fragments[..] else {
+        panic!("one pool")
+    };
+    assert_eq!(fragment.pool.asked_picker, Some(asked));
+    assert!(fragment.pool.http2 && fragment.pool.rewrites.is_empty());
+    let key = (ObjectKind::Model, "ai".into(), "m".into());
+    assert_eq!(compiled.verdicts[&key], ObjectVerdict::Foreign);
 }

@@ -68,6 +68,7 @@ fn both_forms_say_the_same() {
     let expected = InferencePool {
         ports: vec![8000],
         picker: picker("epp", PICKER_PORT),
+        on_failure: PickerFailure::Close,
         ..pool
     };
     assert_eq!(earlier, Some(expected));
@@ -109,7 +110,7 @@ fn an_oddity_elsewhere_is_recorded_and_leaves_the_pool() {
     );
 
     for (key, odd) in [
-        ("appProtocol", json!("kubernetes.io/h2c")),
+        ("appProtocol", json!("h2c")),
         ("appProtocol", json!(7)),
         (
             "endpointPickerRef",
@@ -126,7 +127,11 @@ fn an_oddity_elsewhere_is_recorded_and_leaves_the_pool() {
         assert!(pool.is_some(), "{key}: {odd}");
         assert_eq!(faults.len(), 1, "{key}: {odd}: {faults:?}");
     }
-    assert!(read(&with("appProtocol", json!("http"))).1.is_empty());
+    for (protocol, http2) in [("http", false), ("kubernetes.io/h2c", true)] {
+        let (pool, faults) = read(&with("appProtocol", json!(protocol)));
+        assert_eq!(pool.expect("a pool").http2, http2);
+        assert!(faults.is_empty(), "{protocol}");
+    }
 }
 
 #[test]

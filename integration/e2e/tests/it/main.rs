@@ -19,6 +19,7 @@ mod engine;
 mod extra_paths;
 mod fallback;
 mod forwarded_requests;
+mod gateway_api;
 mod gateway_ports;
 mod inference_pools;
 mod kv_events;

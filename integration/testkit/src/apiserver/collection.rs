@@ -57,11 +57,12 @@ impl Collection {
         Self::parse_object(path.strip_suffix("/status")?)
     }
 
-    /// Reads `ROOT/namespaces/NAMESPACE/PLURAL/NAME`: the collection, namespace and name.
+    /// Reads `ROOT/namespaces/NAMESPACE/PLURAL/NAME`, or `ROOT/PLURAL/NAME` of a kind without
+    /// namespaces: the collection, namespace and name.
     pub(crate) fn parse_object(path: &str) -> Option<(Self, String, String)> {
         let (object, name) = path.rsplit_once('/')?;
         let (collection, namespace) = Self::parse(object)?;
-        Some((collection, namespace?, name.to_owned()))
+        Some((collection, namespace.unwrap_or_default(), name.to_owned()))
     }
 
     pub(crate) fn plural(&self) -> &str {

@@ -95,7 +95,8 @@ async fn create(shared: &Shared, request: Request<Incoming>) -> Result<Response<
     Ok(object(StatusCode::CREATED, &event))
 }
 
-/// Applies conditions to the status of an object, by their types, as one field manager.
+/// Applies the status of an object as one field manager: conditions by their types, every other field
+/// as a whole. A version that is given has to be the newest one.
 async fn apply_status(
     shared: &Shared,
     request: Request<Incoming>,
@@ -117,25 +118,35 @@ async fn apply_status(
     let applied: Value =
         serde_json::from_slice(&body.to_bytes()).map_err(|_| Refusal::bad_parameter("body"))?;
     shared.requests.lock().applied_statuses += 1;
-    let conditions = applied["status"]["conditions"].as_array();
-    let conditions = conditions.ok_or_else(|| Refusal::bad_parameter("status.conditions"))?;
+    let fields = applied["status"].as_object();
+    let fields = fields.ok_or_else(|| Refusal::bad_parameter("status"))?;
     let edited = shared.edit(|store| {
-        let objects = store.all(&collection);
-        let is_meant = |object: &Value| {
-            let metadata = &object["metadata"];
-            metadata["namespace"] == *namespace && metadata["name"] == *name
-        };
-        let mut object = objects.into_iter().find(is_meant)?;
-        let known = object["status"]["conditions"].as_array().cloned();
-        let mut merged = known.unwrap_or_default();
-        merged.retain(|one| conditions.iter().all(|new| new["type"] != one["type"]));
-        merged.extend(conditions.iter().cloned());
-        object["status"]["conditions"] = merged.into();
+        let found = store.find(&collection, &(namespace, name));
+        let mut object = found.ok_or_else(Refusal::not_found)?;
+        let (known, given) = (&object["metadata"], &applied["metadata"]["resourceVersion"]);
+        if given.is_string() && *given != known["resourceVersion"] {
+            return Err(Refusal::conflict("there is a newer version"));
+        }
+        for (field, value) in fields {
+            let known = &mut object["status"][field];
+            *known = match &**field {
+                "conditions" => with_conditions(known, value),
+                _ => value.clone(),
+            };
+        }
         store.put(&collection, object.clone());
-        Some(object)
+        Ok(object)
     });
-    let edited = edited.ok_or_else(Refusal::not_found)?;
-    Ok(object(StatusCode::OK, &edited))
+    Ok(object(StatusCode::OK, &edited?))
+}
+
+/// Conditions with `applied` ones in place of those of their types.
+fn with_conditions(known: &Value, applied: &Value) -> Value {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let (mut merged, applied) = (list(known), list(applied));
+    merged.retain(|one| applied.iter().all(|new| new["type"] != one["type"]));
+    merged.extend(applied);
+    merged.into()
 }
 
 fn count(shared: &Shared, query: &Query) {
