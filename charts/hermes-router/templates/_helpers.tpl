@@ -111,6 +111,43 @@ its names and its usage.
 {{- toJson $all -}}
 {{- end -}}
 
+{{/* Where Gateways and their pools are looked for, as keys of the configuration. */}}
+{{- define "hermes.gatewayNamespaces" -}}
+{{- with .Values.gatewayApi -}}
+{{- if and .enabled .allNamespaces -}}
+allNamespaces: true
+{{- else if and .enabled .namespaces -}}
+namespaces: {{- toYaml .namespaces | nindent 0 }}
+{{- else -}}
+{}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The mapping `gatewayApi` of the configuration. What `config` has of it goes before. */}}
+{{- define "hermes.gatewayConfig" -}}
+{{- with .Values.gatewayApi -}}
+{{- if and .namespaces .allNamespaces -}}
+{{- fail "gatewayApi: namespaces and allNamespaces are both set: set only one of the two" -}}
+{{- end -}}
+{{- $count := sub .ports.last .ports.first | add1 | int -}}
+{{- if or (lt $count 1) (gt $count 4096) -}}
+{{- fail (printf "gatewayApi.ports: from %v to %v are %d ports, of 1 to 4096" .ports.first .ports.last $count) -}}
+{{- end -}}
+controllerName: {{ .controllerName }}
+{{- with include "hermes.gatewayNamespaces" $ | fromYaml }}
+{{ toYaml . }}
+{{- end }}
+service:
+  type: {{ .service.type }}
+  selector: {{- include "hermes.selector" (dict "root" $ "name" "data-plane") | nindent 4 }}
+  {{- with .service.annotations }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  portRange: {{ .ports.first }}-{{ .ports.last }}
+{{- end -}}
+{{- end -}}
+
 {{/*
 The configuration file. Where gateways ask for endpoints of pools, and nothing else is configured, it makes objects
 configuration. Else, without `config` and `app`, it is the block `app`, whose defaults are the original's.
@@ -121,9 +158,17 @@ configuration. Else, without `config` and `app`, it is the block `app`, whose de
 {{- fail "`app` and `config.app` are the same block: give one of the two" -}}
 {{- end -}}
 {{- $picker := .Values.endpointPicker -}}
-{{- $empty := not (or $config .Values.app) -}}
-{{- if and $picker.enabled (or $picker.pools $empty) (not (hasKey $config "inferencePools")) -}}
-{{- $config = set $config "inferencePools" (dict "pickers" (list (include "hermes.picker" .))) -}}
+{{- $gateway := .Values.gatewayApi -}}
+{{- if and (hasKey $config "gatewayApi") (not $gateway.enabled) -}}
+{{- fail "config.gatewayApi: set gatewayApi.enabled, which creates the class, the permissions and the ports" -}}
+{{- end -}}
+{{- $asked := and $picker.enabled (or $picker.pools (not (or $config .Values.app))) -}}
+{{- if and (or $asked $gateway.enabled) (not (hasKey $config "inferencePools")) -}}
+{{- $objects := merge (dict "pickers" (list (include "hermes.picker" .))) (include "hermes.gatewayNamespaces" . | fromYaml) -}}
+{{- $config = set $config "inferencePools" $objects -}}
+{{- end -}}
+{{- if $gateway.enabled -}}
+{{- $config = set $config "gatewayApi" (merge (default dict $config.gatewayApi) (include "hermes.gatewayConfig" . | fromYaml)) -}}
 {{- end -}}
 {{- if or .Values.app (not $config) -}}
 {{- $config = set $config "app" .Values.app -}}
@@ -228,6 +273,7 @@ istio: {class: istio}
 agentgateway: {class: agentgateway, tls: true, v1: true}
 kgateway: {class: kgateway, tls: true}
 gke: {class: gke-l7-regional-external-managed, tls: true}
+hermes: {class: {{ .Values.gatewayApi.className | quote }}}
 {{- end -}}
 
 {{/* The API group of a pool of `endpointPicker`. */}}
@@ -244,6 +290,27 @@ inference.networking.{{ ternary "x-k8s.io" "k8s.io" (eq (default "v1" .apiVersio
 {{- define "hermes.poolRoutes" -}}
 {{- range .Values.endpointPicker.pools }}
 - {group: gateway.networking.k8s.io, kind: HTTPRoute, name: {{ .name }}}
+{{- end }}
+{{- end -}}
+
+{{/* The rules for Gateways, routes and what they refer to, in the namespaces of these. */}}
+{{- define "hermes.gatewayRules" -}}
+{{- $config := (include "hermes.config" . | fromYaml).gatewayApi -}}
+- {apiGroups: [gateway.networking.k8s.io], resources: [gateways, httproutes, referencegrants], verbs: [list, watch]}
+- {apiGroups: [""], resources: [services], verbs: [list, watch]}
+- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}
+{{- if ne $config.writeStatus false }}
+- {apiGroups: [gateway.networking.k8s.io], resources: [gateways/status, httproutes/status], verbs: [patch]}
+- apiGroups: [inference.networking.k8s.io, inference.networking.x-k8s.io]
+  resources: [inferencepools/status]
+  verbs: [patch]
+{{- end }}
+{{- with .Values.gatewayApi.certificates }}
+{{- if .any }}
+- {apiGroups: [""], resources: [secrets], verbs: [get, list, watch]}
+{{- else if .secrets }}
+- {apiGroups: [""], resources: [secrets], resourceNames: {{ toJson .secrets }}, verbs: [get, list, watch]}
+{{- end }}
 {{- end }}
 {{- end -}}
 

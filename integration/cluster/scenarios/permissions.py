@@ -1,10 +1,11 @@
 """The service accounts have the permissions that they need, and no others."""
 
+import json
 import subprocess
 
 from kubernetes import name_of
 from scenario import scenario
-from context import CONTROL_PLANE, DATA_PLANE
+from context import CHARTS, CONTROL_PLANE, DATA_PLANE, ROUTER
 
 # Verbs and resources, as `kubectl auth can-i` takes them.
 NEEDED = [(verb, kind) for verb in ("list", "watch") for kind in ("services", "endpointslices.discovery.k8s.io")]
@@ -27,11 +28,39 @@ FORBIDDEN = [
 ]
 
 
-def may(cluster, account, verb, kind, namespace=None):
+# What the values of a gateway add, and what they must not.
+GATEWAY = "gateway-rights"
+GATEWAY_VALUES = {"gatewayApi": {"enabled": True, "certificates": {"secrets": ["example-com"]}}}
+GATEWAY_NEEDED = [
+    ("watch", "gatewayclasses.gateway.networking.k8s.io"),
+    ("watch", "namespaces"),
+    ("watch", "gateways.gateway.networking.k8s.io"),
+    ("watch", "httproutes.gateway.networking.k8s.io"),
+    ("watch", "referencegrants.gateway.networking.k8s.io"),
+    ("create", "services"),
+    ("delete", "services"),
+    ("get", "secrets/example-com"),
+    ("patch", "gateways.gateway.networking.k8s.io", "--subresource=status"),
+    ("patch", "httproutes.gateway.networking.k8s.io", "--subresource=status"),
+    ("patch", "gatewayclasses.gateway.networking.k8s.io", "--subresource=status"),
+    ("patch", "inferencepools.inference.networking.k8s.io", "--subresource=status"),
+]
+GATEWAY_FORBIDDEN = [
+    ("list", "secrets"),
+    ("get", "secrets/other"),
+    ("update", "secrets/example-com"),
+    ("patch", "gateways.gateway.networking.k8s.io"),
+    ("create", "gatewayclasses.gateway.networking.k8s.io"),
+    ("patch", "namespaces"),
+    ("create", "pods"),
+]
+
+
+def may(cluster, account, verb, kind, namespace=None, flags=()):
     """Whether the API server allows a service account an action."""
     who = f"system:serviceaccount:{cluster.namespace}:{account}"
     done = subprocess.run(
-        ["kubectl", "auth", "can-i", verb, kind, "--as", who, "--namespace", namespace or cluster.namespace],
+        ["kubectl", "auth", "can-i", verb, kind, "--as", who, "--namespace", namespace or cluster.namespace, *flags],
         capture_output=True, text=True, timeout=30,
     )
     return done.stdout.strip() == "yes"
@@ -58,6 +87,24 @@ def the_data_plane_has_no_permissions_and_no_token(context):
     for pod in context.cluster.ready_pods(context.data_plane):
         mounts = [mount["mountPath"] for one in pod["spec"]["containers"] for mount in one.get("volumeMounts", [])]
         assert not any("serviceaccount" in path for path in mounts), f"{name_of(pod)} mounts {mounts}"
+
+
+@scenario
+def a_gateway_may_read_the_secrets_that_are_named_and_write_services_and_status(context):
+    cluster = context.cluster
+    account = f"{GATEWAY}-{CONTROL_PLANE}"
+    sets = ("--values", "-", "--show-only", "templates/gateway-api/rbac.yaml")
+    rights = cluster.helm("template", GATEWAY, str(CHARTS / ROUTER), *sets, input=json.dumps(GATEWAY_VALUES))
+    cluster.kubectl("apply", "--filename=-", input=rights)
+    try:
+        can = [f"{verb} {kind}" for verb, kind, *flags in GATEWAY_FORBIDDEN if may(cluster, account, verb, kind, None, flags)]
+        cannot = [f"{verb} {kind}" for verb, kind, *flags in GATEWAY_NEEDED
+                  if not may(cluster, account, verb, kind, None, flags)]
+        elsewhere = may(cluster, account, "create", "services", "kube-system")
+        assert not cannot, f"cannot: {cannot}"
+        assert not can and not elsewhere, f"can: {can}, or create Services elsewhere: {elsewhere}"
+    finally:
+        cluster.kubectl("delete", "--filename=-", input=rights)
 
 
 @scenario
