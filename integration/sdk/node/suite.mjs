@@ -3,3 +3,4 @@
 import "./chat.test.mjs";
 import "./apis.test.mjs";
 import "./errors.test.mjs";
+import "./translation.test.mjs";

@@ -13,12 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-PAIRS = Path(__file__).resolve().parents[3] / "translation" / "tests" / "pairs"
-
 
 def recorded(name: str) -> bytes:
     """What was recorded of a server, without its head and its translation."""
-    _, given = (PAIRS / f"{name}.txt").read_text().split("--- given\n")
+    path = Path(os.environ["HERMES_SDK_PAIRS"]) / f"{name}.txt"
+    _, given = path.read_text().split("--- given\n")
     return given.split("--- made\n")[0].encode()
 
 
