@@ -46,6 +46,32 @@ impl<'a> JsonString<'a> {
         Some(escaped.into())
     }
 
+    /// The text of JSON that is written in the string. Halves of surrogate pairs, which are no
+    /// characters, stay escaped in it, as its own strings may have them.
+    pub(crate) fn inner_json(self) -> Cow<'a, str> {
+        self.text().unwrap_or_else(|| {
+            let mut json = String::from('"');
+            let mut rest = self.escaped();
+            while let Some(at) = rest.find('\\') {
+                let is_surrogate = match rest.as_bytes()[at + 1..] {
+                    [b'u', b'd' | b'D', second, ..] => {
+                        matches!(second, b'8'..=b'9' | b'a'..=b'f' | b'A'..=b'F')
+                    }
+                    _ => false,
+                };
+                json.push_str(&rest[..at]);
+                json.push_str(if is_surrogate { r"\\" } else { r"\" });
+                // What is escaped may be a backslash, or begin a longer escape.
+                json.push_str(&rest[at + 1..at + 2]);
+                rest = &rest[at + 2..];
+            }
+            json.push_str(rest);
+            json.push('"');
+            let text: Result<String, _> = serde_json::from_str(&json);
+            Cow::Owned(text.unwrap_or_default())
+        })
+    }
+
     /// Whether it is this text, which needs no escapes.
     pub(crate) fn is(self, text: &str) -> bool {
         self.text().is_some_and(|own| own == text)
@@ -76,5 +102,27 @@ impl<'de: 'a, 'a> Deserialize<'de> for JsonString<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&'a RawValue>::deserialize(deserializer)?;
         Self::of(raw).ok_or_else(|| serde::de::Error::custom("a string is expected"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::JsonString;
+
+    #[test]
+    fn halves_of_surrogate_pairs_stay_in_inner_json() {
+        let text = |json: &str| {
+            let string: JsonString<'_> = serde_json::from_str(json).expect("a string");
+            string.inner_json().into_owned()
+        };
+        assert_eq!(
+            text(r#""{\"a\": \"\ud83d\ude00\"}""#),
+            "{\"a\": \"\u{1f600}\"}"
+        );
+        assert_eq!(
+            text(r#""{\"a\": \"\ud83d\\ude00\n\"}""#),
+            "{\"a\": \"\\ud83d\\ude00\n\"}"
+        );
+        assert_eq!(text(r#""\\ud83d \uDE00""#), "\\ud83d \\uDE00");
     }
 }

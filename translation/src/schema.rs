@@ -67,11 +67,11 @@ fn json(text: String) -> Box<RawValue> {
     RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
-/// The object that is written in a text; an empty text is one without members. `None` if it is
-/// none.
+/// The object that is written in a text. An empty text and `null`, which some models write, are one
+/// without members. `None` if it is none.
 pub(crate) fn object_of_text(text: &str) -> Option<Box<RawValue>> {
     let text = text.trim();
-    if text.is_empty() {
+    if text.is_empty() || text == "null" {
         return Some(json("{}".to_owned()));
     }
     if !text.starts_with('{') {

@@ -345,3 +345,17 @@ fn late_instructions_are_hoisted_where_models_refuse_them() {
         json!([{"role": "user", "content": [text("hi"), text("ho")]}])
     );
 }
+
+#[test]
+fn arguments_with_half_a_character_are_passed_on() {
+    let body = r#"{"model":"m","messages":[{"role":"user","content":"hi"},{"role":"assistant","tool_calls":
+        [{"id":"c","type":"function","function":{"name":"f","arguments":"{\"a\": \"x\ud83d\"}"}}]}]}"#;
+    let terms = MessagesTerms {
+        model: None,
+        max_tokens: 64,
+        late_system: LateSystem::InPlace,
+    };
+    let made = chat_client::translate_request(body.as_bytes(), &terms).expect("a translation");
+    let made = String::from_utf8(made.body).expect("UTF-8");
+    assert!(made.contains(r#""input":{"a": "x\ud83d"}"#), "{made}");
+}

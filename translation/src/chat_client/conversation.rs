@@ -197,8 +197,7 @@ fn input<'a>(
     arguments: JsonString<'a>,
     place: FieldPlace<'_>,
 ) -> Result<Cow<'a, RawValue>, UntranslatableRequest> {
-    let text = arguments.text().unwrap_or_default();
-    schema::object_of_text(&text)
+    schema::object_of_text(&arguments.inner_json())
         .map(Cow::Owned)
         .ok_or_else(|| UntranslatableRequest::new(place, "must be the text of a JSON object"))
 }

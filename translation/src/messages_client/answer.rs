@@ -142,9 +142,7 @@ fn tool_use<'a>(
     answer: &RawValue,
     is_cut: bool,
 ) -> Result<Option<AnswerBlock<'a>>, UntranslatableAnswer> {
-    let arguments = call
-        .arguments()
-        .map(|arguments| arguments.text().unwrap_or_default());
+    let arguments = call.arguments().map(JsonString::inner_json);
     let Some(input) = schema::object_of_text(&arguments.unwrap_or_default()) else {
         return match is_cut {
             true => Ok(None),

@@ -12,7 +12,10 @@ use serde_json::value::RawValue;
 use super::{
     answer::call_id, block_writer::BlockWriter, chat_answer::MadeCall, json_progress::JsonProgress,
 };
-use crate::{json_string::joined, untranslatable_answer::UntranslatableAnswer};
+use crate::{
+    json_string::{JsonString, joined},
+    untranslatable_answer::UntranslatableAnswer,
+};
 
 /// The most bytes of fragments that are held back.
 const MOST_HELD: usize = 16 << 20;
@@ -76,22 +79,38 @@ impl CallFragments {
             call.name = fragment.name().map(|name| name.raw().to_owned());
         }
         if let Some(arguments) = fragment.arguments() {
-            call.has_arguments = true;
-            call.progress.follow(&arguments.text().unwrap_or_default());
-            if call.progress.is_trailed() {
-                return Err(UntranslatableAnswer::LateArguments);
-            }
-            if self.is_last_open && at + 1 == self.begun {
-                blocks.arguments(arguments.raw(), out);
-            } else if at + 1 > self.begun {
-                call.held.push_str(arguments.escaped());
-                self.held += arguments.escaped().len();
-                if self.held > MOST_HELD {
-                    return Err(UntranslatableAnswer::TooMuchHeld);
-                }
-            }
+            self.add_arguments(at, arguments, blocks, out)?;
         }
         self.advance(answer, blocks, out);
+        Ok(())
+    }
+
+    fn add_arguments(
+        &mut self,
+        at: usize,
+        arguments: JsonString<'_>,
+        blocks: &mut BlockWriter,
+        out: &mut Vec<u8>,
+    ) -> Result<(), UntranslatableAnswer> {
+        let call = &mut self.calls[at];
+        let json = arguments.inner_json();
+        if !call.has_arguments && json.trim().is_empty() {
+            return Ok(());
+        }
+        call.has_arguments = true;
+        call.progress.follow(&json);
+        if call.progress.is_trailed() {
+            return Err(UntranslatableAnswer::LateArguments);
+        }
+        if self.is_last_open && at + 1 == self.begun {
+            blocks.arguments(arguments.raw(), out);
+        } else if at + 1 > self.begun {
+            call.held.push_str(arguments.escaped());
+            self.held += arguments.escaped().len();
+            if self.held > MOST_HELD {
+                return Err(UntranslatableAnswer::TooMuchHeld);
+            }
+        }
         Ok(())
     }
 
