@@ -168,14 +168,15 @@ impl<'a> ApiError<'a> {
             500.. => ("server_error", None),
             _ => ("invalid_request_error", None),
         };
-        crate::written(&ChatErrorBody {
+        let body = ChatErrorBody {
             error: ChatErrorDetails {
                 message: &self.message,
                 kind,
                 param: self.param.as_deref(),
                 code,
             },
-        })
+        };
+        crate::written(&body, self.message.get().len() + 128)
     }
 
     pub(crate) fn for_messages(&self) -> Vec<u8> {
@@ -191,12 +192,13 @@ impl<'a> ApiError<'a> {
             500.. => "api_error",
             _ => "invalid_request_error",
         };
-        crate::written(&MessagesErrorBody {
+        let body = MessagesErrorBody {
             error: MessagesErrorDetails {
                 kind,
                 message: &self.message,
             },
-        })
+        };
+        crate::written(&body, self.message.get().len() + 128)
     }
 }
 

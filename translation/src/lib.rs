@@ -31,9 +31,11 @@ pub use self::{
     usage::AnswerUsage,
 };
 
-/// The JSON of a body.
-fn written(body: &impl serde::Serialize) -> Vec<u8> {
+/// The JSON of a body that is about as long as this.
+fn written(body: &impl serde::Serialize, length: usize) -> Vec<u8> {
+    let mut json = Vec::with_capacity(length);
     // Nothing in a body can fail to be written: its maps have names, and its numbers are as they
     // were read.
-    serde_json::to_vec(body).unwrap_or_default()
+    let _ = serde_json::to_writer(&mut json, body);
+    json
 }

@@ -130,7 +130,7 @@ pub fn translate_answer(
         usage: usage.into(),
     };
     Ok(TranslatedChat {
-        body: crate::written(&translated),
+        body: crate::written(&translated, body.len()),
         usage,
     })
 }

@@ -74,7 +74,7 @@ pub fn translate_request(
     refuse_what_is_asked_of_others(&mut fields)?;
     fields.finish()?;
     Ok(ChatRequestForMessages {
-        body: crate::written(&translated),
+        body: crate::written(&translated, body.len()),
         stream: stream == Some(true),
         include_usage: include_usage && stream == Some(true),
     })

@@ -111,7 +111,7 @@ pub fn translate_answer(
         usage: usage.into(),
     };
     Ok(TranslatedMessage {
-        body: crate::written(&translated),
+        body: crate::written(&translated, body.len()),
         usage,
     })
 }

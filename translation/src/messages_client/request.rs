@@ -77,7 +77,7 @@ pub fn translate_request(
     read_edits(&mut fields, &root)?;
     fields.finish()?;
     Ok(MessagesRequestForChat {
-        body: crate::written(&translated),
+        body: crate::written(&translated, body.len()),
         stream: stream == Some(true),
         omit_thinking: thinking.is_omitted,
     })
