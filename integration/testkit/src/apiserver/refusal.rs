@@ -46,6 +46,11 @@ impl Refusal {
         )
     }
 
+    pub(crate) fn immutable(field: &str) -> Self {
+        let message = format!("{field}: field is immutable");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+    }
+
     pub(crate) fn no_watch_list() -> Self {
         let message =
             "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";

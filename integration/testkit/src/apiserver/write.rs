@@ -41,7 +41,8 @@ pub(crate) async fn apply(
     let result = shared.edit(|store| {
         let known = store.find(&collection, &(namespace, name));
         if let Some(known) = &known {
-            check_uid(&applied["metadata"]["uid"], known)?;
+            let is_other = |_| Refusal::immutable("metadata.uid");
+            check_uid(&applied["metadata"]["uid"], known).map_err(is_other)?;
         } else if applied["metadata"]["uid"].is_string() {
             return Err(Refusal::conflict("there is no object with this uid"));
         }

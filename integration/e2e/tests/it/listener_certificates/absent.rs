@@ -1,13 +1,26 @@
 //! What proxies do while no certificate is sent.
 
-use hermes_control_plane::app::{ConfigSource, Options};
-use hermes_control_plane::config::Config;
+use hermes_control_plane::{
+    app::{ConfigSource, ControlPlane, Options},
+    config::Config,
+};
 use hermes_core::certificate::{CertificatePem, CertificateState, CertificateStates};
 use hermes_proto::v1::{CertificatesRequest, router_client::RouterClient};
+use hermes_runtime::{
+    readiness::Liveness,
+    shutdown::Drain,
+    tasks::Tasks,
+    tls::{Tls, TlsFolder},
+};
 use tempfile::TempDir;
-use tonic::Code;
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+use tower::service_fn;
 
 use super::*;
+use crate::tls::authority::Mounted;
 
 /// The certificate of this authority, as a replica sends it.
 fn usable(authority: &Authority) -> CertificateStates {
@@ -95,27 +108,72 @@ async fn no_page_of_a_proxy_has_a_key() {
     }
 }
 
+/// A control plane with these options.
+async fn control_plane(options: Options) -> Plane<ControlPlane> {
+    hermes_runtime::crypto::install_default_crypto();
+    fleet::control_plane_with(options).await.expect("starts")
+}
+
+fn options() -> Options {
+    let yaml = "pools: [{name: a, endpoints: ['http://127.0.0.1:9']}]";
+    let config = Config::parse(yaml).expect("a configuration");
+    Options::local(ConfigSource::Value(config))
+}
+
+/// Asks for certificates as a proxy does.
+async fn ask(channel: Channel) -> Result<(), Status> {
+    let request = CertificatesRequest::default();
+    let asked = RouterClient::new(channel).certificates(request).await;
+    asked.map(drop)
+}
+
+async fn connect(address: SocketAddr) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+    endpoint.connect().await.expect("it listens")
+}
+
+/// A connection that both sides secure.
+async fn connect_by(tls: Tls, address: SocketAddr) -> Channel {
+    let dial = service_fn(move |_uri| {
+        let connector = TlsConnector::from(tls.client());
+        async move {
+            let name = ServerName::try_from("127.0.0.1").expect("an address");
+            let socket = TcpStream::connect(address).await?;
+            connector.connect(name, socket).await.map(TokioIo::new)
+        }
+    });
+    let endpoint = Endpoint::from_static("http://127.0.0.1");
+    let connected = endpoint.connect_with_connector(dial).await;
+    connected.expect("each trusts the other")
+}
+
 #[tokio::test]
 async fn a_control_plane_sends_keys_over_mutual_tls_only_unless_it_is_permitted() {
-    hermes_runtime::crypto::install_default_crypto();
-    let start = async |certificates_without_tls| {
-        let config = Config::parse("pools: [{name: a, endpoints: ['http://127.0.0.1:9']}]")
-            .expect("a configuration");
-        let options = Options {
-            certificates_without_tls,
-            ..Options::local(ConfigSource::Value(config))
-        };
-        fleet::control_plane_with(options).await.expect("starts")
-    };
-    let ask = async |control: SocketAddr| {
-        let client = RouterClient::connect(format!("http://{control}")).await;
-        let request = CertificatesRequest::default();
-        client.expect("it listens").certificates(request).await
-    };
-    let strict = start(false).await;
-    let refused = ask(strict.bound.grpc).await.expect_err("there is no TLS");
+    let strict = control_plane(options()).await;
+    let refused = ask(connect(strict.bound.grpc).await).await;
+    let refused = refused.expect_err("there is no TLS");
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(refused.message().contains("--tls"), "{refused}");
-    let lenient = start(true).await;
-    ask(lenient.bound.grpc).await.expect("it is permitted");
+
+    let permitted = control_plane(Options {
+        certificates_without_tls: true,
+        ..options()
+    });
+    let permitted = permitted.await;
+    ask(connect(permitted.bound.grpc).await)
+        .await
+        .expect("it is permitted");
+
+    let authority = Authority::new();
+    let mounted = Mounted::new(&[&authority], &authority.local());
+    let secured = control_plane(Options {
+        tls: Some(mounted.path()),
+        ..options()
+    });
+    let (secured, mut registry) = (secured.await, Registry::default());
+    let tasks = Tasks::new(Liveness::default(), Drain::default());
+    let tls = TlsFolder::follow(Some(mounted.path()), &mut registry, &tasks).await;
+    let tls = tls.expect("it is whole").expect("a folder");
+    let channel = connect_by(tls, secured.bound.grpc).await;
+    ask(channel).await.expect("both sides show certificates");
 }
