@@ -147,7 +147,7 @@ impl ObjectFeed {
         statuses.send_replace(Arc::new(board));
         self.metrics.count(&verdicts);
         self.page.send_replace(Arc::new(ObjectsPage::of(&verdicts)));
-        self.gateways.want(config, needs);
+        self.gateways.want(config, needs.as_ref());
         let is_first = self.merged.borrow().is_none();
         if is_first && !self.gateways.are_assigned() {
             let missing = "waiting: ports of Gateways are not known yet";

@@ -87,8 +87,8 @@ impl GatewayLinks {
     }
 
     /// Passes on what Gateways need; nothing if there are none to serve.
-    pub(super) fn want(&self, config: &Config, needs: Option<GatewayNeeds>) {
-        let wanted = config.gateway_api.as_ref().zip(needs.as_ref());
+    pub(super) fn want(&self, config: &Config, needs: Option<&GatewayNeeds>) {
+        let wanted = config.gateway_api.as_ref().zip(needs);
         let gateways = wanted.map(|(config, needs)| {
             let gateways = needs.gateways.iter().map(|(name, demand)| {
                 let PortDemand {
@@ -115,14 +115,14 @@ impl GatewayLinks {
                 gateways: gateways.collect(),
             })
         });
-        let secrets = needs.iter().flat_map(|needs| &needs.certificates);
+        let secrets = needs.into_iter().flat_map(|needs| &needs.certificates);
         let secrets = secrets.map(|secret| SecretName {
             namespace: Arc::clone(&secret.namespace),
             name: Arc::clone(&secret.name),
         });
         replace(&self.wanted, gateways);
         let secrets: BTreeSet<SecretName> = secrets.collect();
-        let allowed = needs.as_ref().map(|_| Arc::new(secrets));
+        let allowed = needs.map(|_| Arc::new(secrets));
         replace(&self.allowed, allowed);
     }
 

@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc};
 use hermes_control_plane::{
     cache_sources::tokenizer::{TokenizerSettings, Way},
     config::{
-        Config, EndpointSource, EndpointTlsConfig, InferencePoolsConfig, KubernetesSelection,
-        ObjectNamespaces, PoolConfig, PortRef,
+        Config, EndpointSource, EndpointTlsConfig, GatewayApiConfig, InferencePoolsConfig,
+        KubernetesSelection, ObjectNamespaces, PoolConfig, PortRef,
     },
 };
 use hermes_core::{
@@ -45,13 +45,10 @@ impl fmt::Display for Meaning<'_> {
             write_objects(f, objects)?;
         }
         if let Some(gateways) = gateway_api {
-            let separator = if pools.is_empty() && inference_pools.is_none() {
-                ""
-            } else {
-                "\n"
-            };
-            write!(f, "{separator}Gateways of {}: ", gateways.controller)?;
-            write_namespaces(f, &gateways.namespaces)?;
+            let is_first = pools.is_empty() && inference_pools.is_none();
+            let separator = if is_first { "" } else { "\n" };
+            write!(f, "{separator}Gateways: ")?;
+            write_gateways(f, gateways)?;
         }
         for listener in listeners {
             write_listener(f, listener)?;
@@ -75,6 +72,25 @@ impl fmt::Display for Meaning<'_> {
 fn write_objects(f: &mut fmt::Formatter<'_>, objects: &InferencePoolsConfig) -> fmt::Result {
     write_namespaces(f, &objects.namespaces)?;
     write!(f, ", strategy {}", objects.strategy().name())
+}
+
+/// Which Gateways are served, and how they are reached.
+fn write_gateways(f: &mut fmt::Formatter<'_>, gateways: &GatewayApiConfig) -> fmt::Result {
+    let GatewayApiConfig {
+        controller,
+        namespaces,
+        write_status: _,
+        timeout: _,
+        service,
+    } = gateways;
+    write_namespaces(f, namespaces)?;
+    let (reach, ports) = (service.reach.name(), &service.ports);
+    write!(
+        f,
+        ", for the controller {controller}, each with a Service of the type {reach}, at ports {} to {} of the proxies",
+        ports.start(),
+        ports.end()
+    )
 }
 
 fn write_namespaces(f: &mut fmt::Formatter<'_>, namespaces: &ObjectNamespaces) -> fmt::Result {
@@ -385,6 +401,16 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
+    }
+
+    #[test]
+    fn gateways_are_shown_with_their_controller_and_their_ports() {
+        let text = meaning(
+            "gatewayApi: {namespaces: [a, b], service: {type: ClusterIP, selector: {app: proxy}, portRange: 30000-30099}}",
+        );
+        let wanted = "Gateways: of the namespaces a, b, for the controller hermes.ai/gateway, each with a Service of the type \
+                      ClusterIP, at ports 30000 to 30099 of the proxies\n";
+        assert!(text.starts_with(wanted), "{text}");
     }
 
     #[test]
