@@ -386,7 +386,7 @@ fn target(path: &str, query: Option<&str>) -> Result<PathAndQuery, LocalReply> {
 
 #[cfg(test)]
 mod tests {
-    use hermes_core::policy::PoolPolicy;
+    use hermes_core::policy::{KvAware, PoolPolicy};
 
     use super::*;
 
@@ -416,8 +416,13 @@ mod tests {
                 call.headers.is_empty(),
                 "the header is for the router alone"
             );
-            let pool = PoolSpec::new("chat", PoolPolicy::default());
-            call.query(&pool, false).priority
+            let mut rules = KvAware::default();
+            rules.queue.max_priority = 8;
+            let policy = PoolPolicy {
+                strategy: Strategy::KvAware(rules),
+                ..PoolPolicy::default()
+            };
+            call.query(&PoolSpec::new("chat", policy), false).priority
         };
         assert_eq!(
             (priority(None), priority(Some("5")), priority(Some("soon"))),
