@@ -1,7 +1,7 @@
 //! Objects of the Gateway API as listeners and routes, from an API server over HTTP to answers of
 //! engines, and their status.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use hermes_bench::fleet::{Plane, control_plane_with, instant, proxy};
 use hermes_control_plane::{
@@ -12,13 +12,20 @@ use hermes_control_plane::{
 use hermes_data_plane::app::DataPlane;
 use hermes_engine_sim::{Engine, EngineConfig, EngineHandle};
 use hermes_testkit::apiserver::{ApiServer, Collection};
-use k8s_openapi::api::{
-    core::v1::{Pod, Service},
-    discovery::v1::EndpointSlice,
+use k8s_openapi::{
+    ByteString,
+    api::{
+        core::v1::{Pod, Secret, Service},
+        discovery::v1::EndpointSlice,
+    },
 };
+use reqwest::{Certificate, Client};
 use serde_json::{Value, json};
 
-use crate::client::{client as http, eventually};
+use crate::{
+    client::{client as http, eventually},
+    tls::authority::Authority,
+};
 
 const GATEWAYS: &str = "gateway.networking.k8s.io";
 
@@ -69,6 +76,7 @@ gatewayApi:
         let config = Config::parse(&yaml).expect("a configuration of this test");
         let options = Options {
             kube: Some(kube),
+            certificates_without_tls: true,
             ..Options::local(ConfigSource::Value(config))
         };
         let control = control_plane_with(options).await.expect("starts");
@@ -90,14 +98,7 @@ gatewayApi:
             "spec": {"controllerName": "hermes.ai/gateway"},
         });
         self.api.apply_value(&gateway_kind("gatewayclasses"), class);
-        let gateway = json!({
-            "metadata": {"namespace": "ai", "name": "front", "generation": 1},
-            "spec": {
-                "gatewayClassName": "hermes",
-                "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}],
-            },
-        });
-        self.api.apply_value(&gateway_kind("gateways"), gateway);
+        self.apply_gateway(&json!({"name": "http", "port": 80, "protocol": "HTTP"}));
         self.api.apply(&pod("qwen-0"));
         let pool = json!({
             "metadata": {"namespace": "ai", "name": "chat", "generation": 2},
@@ -107,6 +108,15 @@ gatewayApi:
             },
         });
         self.api.apply_value(&pools(), pool);
+    }
+
+    /// The Gateway, with this listener.
+    fn apply_gateway(&self, listener: &Value) {
+        let gateway = json!({
+            "metadata": {"namespace": "ai", "name": "front", "generation": 1},
+            "spec": {"gatewayClassName": "hermes", "listeners": [listener]},
+        });
+        self.api.apply_value(&gateway_kind("gateways"), gateway);
     }
 
     fn apply_route(&self, spec: &Value) {
@@ -304,4 +314,65 @@ async fn a_service_is_a_backend_for_every_path() {
     router
         .await_get("a backend that is gone", "example.com", "/metrics", 500)
         .await;
+}
+
+#[tokio::test]
+async fn a_secured_listener_is_programmed_with_its_secret_and_shows_its_certificate() {
+    let router = Router::start().await;
+    let listener = json!({
+        "name": "https", "port": 443, "protocol": "HTTPS",
+        "tls": {"certificateRefs": [{"name": "cert"}]},
+    });
+    router.apply_gateway(&listener);
+    router.apply_route(&to_pool());
+    let gateways = gateway_kind("gateways");
+    let condition = |status: &Value, form: &str| {
+        let conditions = status["listeners"][0]["conditions"].as_array().cloned();
+        let mut conditions = conditions.unwrap_or_default().into_iter();
+        let found = conditions.find(|one| one["type"] == form);
+        found.map(|one| (one["status"].clone(), one["reason"].clone()))
+    };
+    let absent = Some((json!("False"), json!("InvalidCertificateRef")));
+    router
+        .await_status("the Secret is missed", (&gateways, "front"), |status| {
+            condition(status, "ResolvedRefs") == absent
+        })
+        .await;
+
+    let authority = Authority::new();
+    let signed = authority.sign(&["chat.example.com"], 2090);
+    let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
+    let mut secret = Secret {
+        type_: Some("kubernetes.io/tls".to_owned()),
+        data: Some(
+            [
+                ("tls.crt".to_owned(), bytes(&signed.certificate)),
+                ("tls.key".to_owned(), bytes(&signed.key)),
+            ]
+            .into(),
+        ),
+        ..Secret::default()
+    };
+    secret.metadata.namespace = Some("ai".to_owned());
+    secret.metadata.name = Some("cert".to_owned());
+    router.api.apply(&secret);
+    let good = Some((json!("True"), json!("Programmed")));
+    router
+        .await_status(
+            "the listener is programmed",
+            (&gateways, "front"),
+            |status| condition(status, "Programmed") == good,
+        )
+        .await;
+    let root = Certificate::from_pem(authority.pem.as_bytes()).expect("PEM");
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, router.port));
+    let client = Client::builder().no_proxy().tls_certs_only([root]);
+    let client = client.resolve("chat.example.com", address).build();
+    let client = client.expect("a client");
+    let url = format!("https://chat.example.com:{}/a/v1/models", router.port);
+    eventually("a client trusts it", || async {
+        let sent = client.get(&url).send().await;
+        sent.is_ok_and(|response| response.status().as_u16() == 200)
+    })
+    .await;
 }
