@@ -80,3 +80,6 @@ impl ObjectsMeaning {
         meaning
     }
 }
+
+#[cfg(test)]
+mod tests;
