@@ -75,6 +75,8 @@ pub struct ProbeTarget {
     pub address: ServerAddress,
     /// Who may sign its certificate.
     pub trust: EndpointTrust,
+    /// It is spoken to over HTTP/2, if its address is not secured.
+    pub http2: bool,
     /// Where its metrics are, beginning with a slash; `None` when it has none.
     pub metrics_path: Option<Arc<str>>,
     /// The key that it may want.

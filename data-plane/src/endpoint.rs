@@ -14,6 +14,7 @@ mod multiplexed;
 mod race;
 mod resolve;
 mod secure;
+mod shared_exchange;
 mod stream;
 mod transfers;
 
@@ -49,7 +50,7 @@ pub(crate) use self::{
     resolve::SystemResolver,
     secure::PoolTls,
 };
-use crate::worker;
+use crate::{request::leg_body::LegBody, worker};
 
 /// Idle connections are closed after this long: vLLM's server closes its own after 5 s, and a
 /// request must not be written to a connection that is just being closed.
@@ -94,6 +95,15 @@ pub(crate) struct UpstreamState {
     is_removed: AtomicBool,
     /// By worker: a connection is used where its socket is polled.
     idle: Box<[Mutex<Vec<Connection>>]>,
+    /// Present if it is spoken to over HTTP/2.
+    shared: Option<MultiplexedConnections<LegBody>>,
+}
+
+/// The connections to one endpoint over HTTP/2.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedConnections<'u> {
+    connections: &'u MultiplexedConnections<LegBody>,
+    dialer: &'u EndpointDialer,
 }
 
 /// One request in flight at one endpoint, counted exactly once and released when it is dropped.
@@ -105,11 +115,12 @@ pub(crate) struct InFlightGuard {
 // === Upstream ===
 
 impl Upstream {
-    /// Connections are secured by `tls` if the address says so. `workers` is the number of threads
-    /// that will send requests.
+    /// Connections are secured by `tls` if the address says so; otherwise they are over HTTP/2, if
+    /// that is what is spoken to endpoints. `workers` is the number of threads that will send
+    /// requests.
     pub(crate) fn new(
         endpoint: Arc<Endpoint>,
-        tls: &PoolTls,
+        (tls, http2): (&PoolTls, bool),
         ejection: EjectionPolicy,
         workers: NonZeroUsize,
     ) -> Self {
@@ -128,6 +139,8 @@ impl Upstream {
             transfers: TransferRecord::default(),
             is_removed: AtomicBool::new(false),
             idle: (0..workers.get()).map(|_| Mutex::default()).collect(),
+            shared: (http2 && !endpoint.address.is_secured())
+                .then(|| MultiplexedConnections::new(workers)),
         };
         Self {
             endpoint,
@@ -156,6 +169,19 @@ impl Upstream {
             let closed = std::mem::take(&mut *shard.lock());
             drop(closed);
         }
+        if let Some(shared) = &self.shared {
+            shared.close();
+        }
+    }
+
+    /// Its connections over HTTP/2; `None` if it is spoken to over HTTP/1.1.
+    pub(crate) fn shared(&self) -> Option<SharedConnections<'_>> {
+        let connections = self.shared.as_ref()?;
+        let dialer = &self.dialer;
+        Some(SharedConnections {
+            connections,
+            dialer,
+        })
     }
 
     /// Whether no view has the endpoint any more: what chose it did so before.
@@ -361,7 +387,9 @@ impl Upstream {
 
     /// Drops what has been idle for too long, oldest first; returns how many are left.
     pub(crate) fn sweep(&self, now: Instant) -> usize {
-        self.idle.iter().map(|shard| sweep(shard, now)).sum()
+        let idle: usize = self.idle.iter().map(|shard| sweep(shard, now)).sum();
+        let shared = self.shared.as_ref();
+        idle + shared.map_or(0, |shared| shared.sweep(now))
     }
 
     fn shard(&self) -> &Mutex<Vec<Connection>> {
@@ -390,6 +418,21 @@ fn sweep(shard: &Mutex<Vec<Connection>>, now: Instant) -> usize {
     drop(idle);
     drop(dropped);
     left
+}
+
+// === SharedConnections ===
+
+impl SharedConnections<'_> {
+    /// A place for a request, on a connection that is opened within `limit` if there is none.
+    ///
+    /// # Errors
+    /// Why none was opened.
+    pub(crate) async fn slot(
+        self,
+        limit: Duration,
+    ) -> Result<StreamSlot<LegBody>, EndpointConnectError> {
+        self.connections.slot(self.dialer, limit).await
+    }
 }
 
 // === InFlightGuard ===

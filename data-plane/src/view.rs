@@ -262,7 +262,10 @@ impl RoutingPool {
                 let known = before
                     .and_then(|before| Some(&before.upstreams[before.pool.position(endpoint.id)?]));
                 match known {
-                    Some(known) if known.endpoint.address == endpoint.address => {
+                    Some(known)
+                        if known.endpoint.address == endpoint.address
+                            && !is_other_protocol(known, pool.spec.http2) =>
+                    {
                         known.secure_by(&tls);
                         known.eject_by(policy.ejection);
                         if known.endpoint == *endpoint {
@@ -273,7 +276,7 @@ impl RoutingPool {
                     }
                     _ => Arc::new(Upstream::new(
                         Arc::clone(endpoint),
-                        &tls,
+                        (&tls, pool.spec.http2),
                         policy.ejection,
                         workers,
                     )),
@@ -342,6 +345,11 @@ impl RoutingPool {
     pub(crate) fn next_round_robin(&self) -> u64 {
         self.round_robin_counter.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// Whether an endpoint was spoken to otherwise than it is now, if its address leaves a choice.
+fn is_other_protocol(known: &Upstream, http2: bool) -> bool {
+    !known.endpoint.address.is_secured() && known.shared().is_some() != http2
 }
 
 /// The connections to the pool's picker, which are kept while it is the same.

@@ -184,6 +184,7 @@ pub(crate) fn builder(connect: Duration) -> ClientBuilder {
         .redirect(redirect::Policy::none())
         .connect_timeout(connect)
         .tcp_nodelay(true)
+        .http1_only()
 }
 
 // === LookupAttempt ===

@@ -239,6 +239,7 @@ impl PoolState {
             pool: Arc::clone(&self.config.name),
             address: member.endpoint.address.clone(),
             trust: member.trust(trust),
+            http2: self.config.http2,
             metrics_path: metrics_path.clone(),
             key: key.clone(),
             pairing: rules.and_then(|rules| member.question(rules)),

@@ -41,6 +41,8 @@ struct KeptClients {
     /// Everything but TLS.
     builder: Box<dyn Fn() -> ClientBuilder + Send + Sync>,
     plain: Client,
+    /// Over HTTP/2, without asking whether that is spoken.
+    plain_http2: Client,
     secured: Mutex<HashMap<EndpointTrust, SecuredClient>>,
 }
 
@@ -86,10 +88,15 @@ impl EngineClients {
         builder: impl Fn() -> ClientBuilder + Send + Sync + 'static,
     ) -> Result<Self, reqwest::Error> {
         // A client for plain HTTP needs no CA certificates, which an image may not have.
-        let plain = builder().tls_certs_only([]).build()?;
+        let plain = builder().tls_certs_only([]).http1_only().build()?;
+        let plain_http2 = builder()
+            .tls_certs_only([])
+            .http2_prior_knowledge()
+            .build()?;
         Ok(Self(Arc::new(KeptClients {
             builder: Box::new(builder),
             plain,
+            plain_http2,
             secured: Mutex::default(),
         })))
     }
@@ -132,6 +139,26 @@ impl EngineClients {
             client: builder.build()?,
             base: base.map_err(|_| NoEngineClient::Url(address.to_string()))?,
             until,
+        })
+    }
+
+    /// The same, in a pool whose endpoints at `http` addresses are spoken to over HTTP/2.
+    ///
+    /// # Errors
+    /// When no client can be built.
+    pub(crate) fn over_http2(
+        &self,
+        address: &ServerAddress,
+        trust: &EndpointTrust,
+    ) -> Result<EngineClient, NoEngineClient> {
+        let engine = self.to(address, trust)?;
+        Ok(if address.is_secured() {
+            engine
+        } else {
+            EngineClient {
+                client: self.0.plain_http2.clone(),
+                ..engine
+            }
         })
     }
 

@@ -58,6 +58,7 @@ pub(crate) fn clients() -> Result<EngineClients, reqwest::Error> {
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(1)
             .tcp_nodelay(true)
+            .http1_only()
             .redirect(redirect::Policy::custom(same_host))
     })
 }

@@ -111,7 +111,7 @@ impl Probe {
         target: ProbeTarget,
         seed: u64,
     ) -> Result<Self, NoEngineClient> {
-        let engine = shared.clients.to(&target.address, &target.trust)?;
+        let engine = client_of(&shared.clients, &target)?;
         let pages = ProbeUrls::of(&engine, target.metrics_path.as_deref())?;
         let pairing = target
             .pairing
@@ -157,11 +157,10 @@ impl Probe {
     /// Takes another client in place of one that cannot verify the engine. When there is none, this
     /// one is kept until the next turn.
     fn renew_client(&mut self) {
-        if self.engine.is_outdated() {
-            let ProbeTarget { address, trust, .. } = &self.target;
-            if let Ok(engine) = self.shared.clients.to(address, trust) {
-                self.engine = engine;
-            }
+        if self.engine.is_outdated()
+            && let Ok(engine) = client_of(&self.shared.clients, &self.target)
+        {
+            self.engine = engine;
         }
     }
 
@@ -350,6 +349,24 @@ impl Probe {
     fn pause(&mut self) -> Duration {
         let stretch = 1 << self.timeouts.min(MAX_STRETCH.ilog2());
         self.target.interval.mul_f32(0.9 + 0.2 * self.rng.unit()) * stretch
+    }
+}
+
+/// The client for a target.
+fn client_of(
+    clients: &EngineClients,
+    target: &ProbeTarget,
+) -> Result<EngineClient, NoEngineClient> {
+    let ProbeTarget {
+        address,
+        trust,
+        http2,
+        ..
+    } = target;
+    if *http2 {
+        clients.over_http2(address, trust)
+    } else {
+        clients.to(address, trust)
     }
 }
 

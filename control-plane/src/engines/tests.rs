@@ -74,6 +74,7 @@ impl Server {
             pool: "chat".into(),
             address: ServerAddress::try_from(self.address).expect("a bound port"),
             trust: EndpointTrust::System,
+            http2: false,
             metrics_path: metrics_path.map(Into::into),
             key: None,
             pairing: None,

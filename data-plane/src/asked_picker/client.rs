@@ -141,7 +141,7 @@ impl PickerClient {
                 Err(status) => {
                     let was_reused = slot.is_reused && is_of_the_connection(&status);
                     if is_of_the_connection(&status) {
-                        self.connections.discard(&slot);
+                        slot.retire();
                     }
                     if !was_reused {
                         return Err(PickerFault::Broken(status.message().to_owned()));

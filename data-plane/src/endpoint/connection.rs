@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use self::driver_waker::DriverWaker;
 use super::{
     connect_error::EndpointConnectError, dial::EndpointDialer, early_answer::EarlyAnswerStream,
-    secure::TlsSession, stream::EndpointStream,
+    multiplexed::StreamSlot, secure::TlsSession, stream::EndpointStream,
 };
 use crate::request::leg_body::LegBody;
 
@@ -65,6 +65,9 @@ pub(crate) enum SendError {
         error: hyper::Error,
         request: Box<Request<LegBody>>,
     },
+    /// The endpoint has not begun with the request.
+    #[error("the endpoint did not take the request: {error}")]
+    Unprocessed { error: hyper::Error },
     /// The endpoint may have seen the request.
     #[error("the connection broke before the answer's head: {error}")]
     MaybeSeen { error: hyper::Error, reused: bool },
@@ -74,6 +77,8 @@ pub(crate) enum SendError {
 pub(crate) struct UpstreamBody {
     incoming: Incoming,
     connection: Option<Connection>,
+    /// Of an answer over HTTP/2, whose connection has a task of its own.
+    slot: Option<StreamSlot<LegBody>>,
 }
 
 // === Connection ===
@@ -133,6 +138,7 @@ impl Connection {
                     UpstreamBody {
                         incoming,
                         connection,
+                        slot: None,
                     },
                 ))
             }
@@ -180,6 +186,15 @@ impl Connection {
 // === UpstreamBody ===
 
 impl UpstreamBody {
+    /// Of an answer over a connection that is shared.
+    pub(super) const fn shared(incoming: Incoming, slot: StreamSlot<LegBody>) -> Self {
+        Self {
+            incoming,
+            connection: None,
+            slot: Some(slot),
+        }
+    }
+
     /// The connection, once the whole body was read and if the endpoint keeps it open.
     pub(crate) fn into_connection(mut self) -> Option<Connection> {
         let Connection(mut pair) = self.connection.take()?;
@@ -200,9 +215,13 @@ impl Body for UpstreamBody {
         let Self {
             incoming,
             connection,
+            slot,
         } = &mut *self;
         let mut noop = Context::from_waker(Waker::noop());
         let Some(Connection(pair)) = connection else {
+            if slot.is_some() {
+                return Pin::new(incoming).poll_frame(cx);
+            }
             return Pin::new(incoming).poll_frame(&mut noop);
         };
         let DrivenConnection { driver, waker, .. } = &mut **pair;

@@ -18,7 +18,7 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -66,6 +66,8 @@ struct ConnectionShard<B> {
 struct SharedConnection<B> {
     sender: http2::SendRequest<B>,
     streams: AtomicU32,
+    /// It gets no further request: the server closes it, or it broke.
+    is_retired: AtomicBool,
     /// When the last request ended.
     idle_since: Mutex<Instant>,
     tls: Option<TlsSession>,
@@ -77,6 +79,8 @@ pub(crate) struct StreamSlot<B> {
     connection: Arc<SharedConnection<B>>,
     /// The connection was there before, so that the server may be closing it.
     pub(crate) is_reused: bool,
+    /// It was opened for this request.
+    pub(crate) is_opened: bool,
 }
 
 impl<B> MultiplexedConnections<B>
@@ -121,13 +125,17 @@ where
         let opened = open(dialer, left).await?;
         shard.open.lock().push(Arc::new(opened));
         let slot = shard.reserve(dialer, false);
-        slot.ok_or(EndpointConnectError::Timeout(limit))
+        let mut slot = slot.ok_or(EndpointConnectError::Timeout(limit))?;
+        slot.is_opened = true;
+        Ok(slot)
     }
 
-    /// No further request is sent over the connection of this slot.
-    pub(crate) fn discard(&self, slot: &StreamSlot<B>) {
-        let mut open = self.shard().open.lock();
-        open.retain(|other| !Arc::ptr_eq(other, &slot.connection));
+    /// Closes those without a request, and the others with their last one.
+    pub(crate) fn close(&self) {
+        for shard in &self.shards {
+            let closed = std::mem::take(&mut *shard.open.lock());
+            drop(closed);
+        }
     }
 
     /// Closes what had no request for too long; returns how many without a request are left.
@@ -145,7 +153,9 @@ impl<B> ConnectionShard<B> {
     fn reserve(&self, dialer: &EndpointDialer, is_reused: bool) -> Option<StreamSlot<B>> {
         let mut open = self.open.lock();
         open.retain(|connection| {
-            !connection.sender.is_closed() && dialer.is_current(connection.tls.as_ref())
+            !connection.is_retired.load(Ordering::Relaxed)
+                && !connection.sender.is_closed()
+                && dialer.is_current(connection.tls.as_ref())
         });
         let has_room = |connection: &&Arc<SharedConnection<B>>| {
             connection.streams.load(Ordering::Relaxed) < MAX_STREAMS
@@ -156,6 +166,7 @@ impl<B> ConnectionShard<B> {
         Some(StreamSlot {
             connection: Arc::clone(connection),
             is_reused,
+            is_opened: false,
         })
     }
 
@@ -184,6 +195,11 @@ impl<B> StreamSlot<B> {
     /// By which the request is sent.
     pub(crate) fn sender(&self) -> http2::SendRequest<B> {
         self.connection.sender.clone()
+    }
+
+    /// The connection gets no further request.
+    pub(crate) fn retire(&self) {
+        self.connection.is_retired.store(true, Ordering::Relaxed);
     }
 }
 
@@ -221,6 +237,7 @@ where
     Ok(SharedConnection {
         sender,
         streams: AtomicU32::new(0),
+        is_retired: AtomicBool::new(false),
         idle_since: Mutex::new(Instant::now()),
         tls,
         _driver: AbortOnDropHandle::new(driver),

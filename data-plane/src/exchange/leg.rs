@@ -8,7 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use hermes_core::policy::Timeouts;
 use hermes_runtime::propagation;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header, response, uri::Uri};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header, response,
+    uri::{Authority, Parts, Scheme, Uri},
+};
 use http_body::Body;
 use http_body_util::BodyExt;
 use opentelemetry::Context;
@@ -18,7 +21,7 @@ use tracing::Span;
 
 use super::{answer::AnswerJudge, retry::AttemptEnd, trace};
 use crate::{
-    endpoint::{SendError, Upstream, UpstreamBody},
+    endpoint::{SendError, SharedConnections, Upstream, UpstreamBody},
     request::{
         headers, inference_request::InferenceRequest, leg_body::LegBody, time_limits::TimeLimit,
     },
@@ -31,6 +34,10 @@ const PREAMBLE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes that are held back at most.
 const MAX_HELD: usize = 256 << 10;
+
+/// How often a request over HTTP/2 is sent again, of which the endpoint states each time that it has
+/// not begun with it.
+const MAX_REFUSED: u32 = 2;
 
 /// Pieces of a body that are held back.
 pub(super) type HeldPieces = SmallVec<[Bytes; 1]>;
@@ -276,6 +283,10 @@ impl Leg<'_> {
         connections: &ConnectionMetrics,
         repeated: &mut bool,
     ) -> Result<Response<UpstreamBody>, LegError> {
+        if let Some(shared) = self.upstream.shared() {
+            // Boxed: most endpoints are spoken to over HTTP/1.1.
+            return Box::pin(self.send_shared(shared, connections, repeated)).await;
+        }
         let mut request = self.http_request();
         while let Some(connection) = self.upstream.checkout() {
             match connection.send(request).await {
@@ -299,6 +310,56 @@ impl Leg<'_> {
             .map_err(SendError::from)?;
         connections.opened.inc();
         Ok(connection.send(request).await?)
+    }
+
+    /// The same over HTTP/2. A stream that the endpoint states not to have begun with is sent again.
+    async fn send_shared(
+        &self,
+        shared: SharedConnections<'_>,
+        connections: &ConnectionMetrics,
+        repeated: &mut bool,
+    ) -> Result<Response<UpstreamBody>, LegError> {
+        let mut refused = 0;
+        loop {
+            let slot = shared.slot(self.connect_timeout).await;
+            let slot = slot
+                .inspect_err(|error| {
+                    connections.failed[error.reason()].inc();
+                })
+                .map_err(SendError::from)?;
+            if slot.is_opened {
+                connections.opened.inc();
+            }
+            match slot.send(self.http2_request()).await {
+                Err(SendError::Unprocessed { .. }) if refused < MAX_REFUSED => refused += 1,
+                Err(SendError::MaybeSeen { reused: true, .. }) if self.may_repeat && !*repeated => {
+                    *repeated = true;
+                }
+                result => return result.map_err(LegError::from),
+            }
+        }
+    }
+
+    /// The request with the endpoint in its target, as HTTP/2 has it.
+    fn http2_request(&self) -> Request<LegBody> {
+        let mut request = self.http_request();
+        let host = request.headers_mut().remove(header::HOST);
+        let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        let mut target = Parts::default();
+        target.scheme = Some(Scheme::HTTP);
+        target.authority =
+            authority.or_else(|| Authority::try_from(self.upstream.host.as_bytes()).ok());
+        target.path_and_query = request.uri().path_and_query().cloned();
+        if let Ok(target) = Uri::from_parts(target) {
+            *request.uri_mut() = target;
+        }
+        *request.version_mut() = Version::HTTP_2;
+        if is_grpc(request.headers()) {
+            // Servers of gRPC demand it of those who can read trailers.
+            let trailers = HeaderValue::from_static("trailers");
+            request.headers_mut().insert(header::TE, trailers);
+        }
+        request
     }
 
     fn http_request(&self) -> Request<LegBody> {
@@ -332,13 +393,21 @@ impl Leg<'_> {
     }
 }
 
+/// Whether a request is one of gRPC.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
 // === LegError ===
 
 impl From<SendError> for LegError {
     fn from(error: SendError) -> Self {
         match error {
             SendError::MaybeSeen { error, .. } => Self::Broken(error.to_string()),
-            SendError::Connect(_) | SendError::NotWritten { .. } => Self::Unreachable(error),
+            SendError::Connect(_)
+            | SendError::NotWritten { .. }
+            | SendError::Unprocessed { .. } => Self::Unreachable(error),
         }
     }
 }

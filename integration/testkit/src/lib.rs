@@ -6,6 +6,7 @@
 //! * [`apiserver`]: the part of the Kubernetes API that discovery uses.
 //! * [`collector`]: an OpenTelemetry collector.
 //! * [`conductor`]: a Mooncake Conductor.
+//! * [`http2_server`]: a server over HTTP/2, whose streams the test answers, refuses and resets.
 //! * [`replica`]: a control-plane replica that answers what the test orders.
 //! * [`scripted_engine`]: an engine whose answers are bytes that the test writes.
 //! * [`scripted_picker`]: an endpoint picker whose messages the test writes.
@@ -13,6 +14,7 @@
 pub mod apiserver;
 pub mod collector;
 pub mod conductor;
+pub mod http2_server;
 pub mod replica;
 pub mod scripted_engine;
 pub mod scripted_picker;

@@ -68,7 +68,9 @@ fn http(settings: &TelemetrySettings) -> Result<opentelemetry_otlp::SpanExporter
 /// Without roots of trust for a plain http endpoint, so that an image without certificates can
 /// export to a collector next to it.
 fn http_client(settings: &TelemetrySettings) -> Result<reqwest::blocking::Client, TelemetryError> {
-    let builder = reqwest::blocking::Client::builder().timeout(settings.timeout);
+    let builder = reqwest::blocking::Client::builder()
+        .timeout(settings.timeout)
+        .http1_only();
     let builder = if settings.endpoint.scheme() == Some(&Scheme::HTTP) {
         builder.tls_certs_only([])
     } else {

@@ -15,6 +15,7 @@ pub(crate) fn client() -> Client {
     hermes_runtime::crypto::install_default_crypto();
     Client::builder()
         .no_proxy()
+        .http1_only()
         .timeout(LONG)
         .tls_certs_only([])
         .build()

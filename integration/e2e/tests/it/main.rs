@@ -21,6 +21,7 @@ mod fallback;
 mod forwarded_requests;
 mod gateway_api;
 mod gateway_ports;
+mod http2_endpoints;
 mod inference_pools;
 mod kv_events;
 mod kv_manager;

@@ -41,7 +41,10 @@ fn write(folder: &Path, name: &str, signed: &Signed) {
 fn trusting(authority: &Authority, address: SocketAddr) -> Client {
     hermes_runtime::crypto::install_default_crypto();
     let root = Certificate::from_pem(authority.pem.as_bytes()).expect("PEM");
-    let mut builder = Client::builder().no_proxy().tls_certs_only([root]);
+    let mut builder = Client::builder()
+        .no_proxy()
+        .http1_only()
+        .tls_certs_only([root]);
     for host in ["one.example.com", "two.example.com", "example.org"] {
         builder = builder.resolve(host, address);
     }
