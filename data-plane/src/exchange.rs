@@ -30,6 +30,7 @@ mod rate_limits;
 mod recomputed;
 mod refusals;
 pub(crate) mod relay;
+pub mod restored_answer;
 mod retry;
 mod sent_leg;
 mod summary;

@@ -45,4 +45,4 @@ mod telemetry;
 mod view;
 mod worker;
 
-pub use self::{pair::leg_bodies, request::lookup};
+pub use self::{exchange::restored_answer, pair::leg_bodies, request::lookup};
