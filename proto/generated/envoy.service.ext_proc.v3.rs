@@ -447,7 +447,7 @@ pub mod external_processor_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::small_buffers::SmallBufferCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/envoy.service.ext_proc.v3.ExternalProcessor/Process",
             );
@@ -597,7 +597,7 @@ pub mod external_processor_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ProcessSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::small_buffers::SmallBufferCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

@@ -57,6 +57,7 @@ pub use prost_types::{ListValue, Struct, Value, value::Kind};
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 pub mod convert;
+mod small_buffers;
 
 #[cfg(test)]
 mod tests {

@@ -14,6 +14,12 @@ const SERVICES: [(&str, &str); 3] = [
     ("grpc/health/v1/health.proto", "grpc.health.v1.rs"),
 ];
 
+/// What encodes and decodes the messages of a service, if not tonic's own.
+const CODECS: [(&str, &str); 1] = [(
+    "envoy.service.ext_proc.v3.rs",
+    "crate::small_buffers::SmallBufferCodec",
+)];
+
 /// Fields whose bytes are kept as they arrive, without a copy.
 const SHARED_BYTES: [&str; 4] = [
     ".hermes.v1.PromptText",
@@ -40,6 +46,11 @@ fn the_generated_code_equals_the_proto_files() {
             .fold(tonic_prost_build::configure(), |builder, path| {
                 builder.bytes(path)
             });
+        let codec = CODECS.iter().find(|(service, _)| *service == generated);
+        let builder = match codec {
+            Some((_, codec)) => builder.codec_path(codec),
+            None => builder,
+        };
         builder
             .skip_debug(SECRET)
             .out_dir(output.path())

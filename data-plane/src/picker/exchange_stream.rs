@@ -152,7 +152,8 @@ where
             server: arrival.start.start.trace.server.clone(),
         };
         let mut shown = ShownBody::default();
-        let Some(placed) = self.place(arrival, &mut shown).await? else {
+        // In a box of its own, which is free again while the answer passes.
+        let Some(placed) = Box::pin(self.place(arrival, &mut shown)).await? else {
             return Ok(PickerStreamEnd::Left);
         };
         let placed = match placed {
@@ -173,7 +174,7 @@ where
         };
         let exposes_endpoint = placed.exposes_endpoint;
         let shown = (shown, &shown_headers, shown_path.as_ref());
-        match self.hand_over(placed, modes, shown, &identity).await {
+        match Box::pin(self.hand_over(placed, modes, shown, &identity)).await {
             HandOver::Answered => Ok(PickerStreamEnd::Replied),
             HandOver::Watch(exchange) => {
                 let rules = watch::WatchRules {
