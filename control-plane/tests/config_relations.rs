@@ -5,27 +5,36 @@ use hermes_control_plane::config::Config;
 /// A document and its errors, in their order.
 type Rejected = (&'static str, &'static [&'static str]);
 
-const REJECTED: [Rejected; 39] = [
+const REJECTED: [Rejected; 40] = [
+    (
+        "listeners: [{name: web, address: '0.0.0.0:20005'}]
+gatewayApi: {service: {selector: {app: proxy}}}",
+        &[
+            "listeners[0]: the port 20005 is one of `gatewayApi.service.portRange`; change one of the two",
+        ],
+    ),
     (
         "",
         &[
-            "found nothing; expected a mapping with the keys pools, app, inferencePools, routes, listeners, limits, exposeEndpoint, extraPaths, corsOrigins",
+            "found nothing; expected a mapping with the keys pools, app, inferencePools, gatewayApi, routes, listeners, limits, exposeEndpoint, extraPaths, corsOrigins",
         ],
     ),
     (
         "[]",
         &[
-            "found a list of 0; expected a mapping with the keys pools, app, inferencePools, routes, listeners, limits, exposeEndpoint, extraPaths, corsOrigins",
+            "found a list of 0; expected a mapping with the keys pools, app, inferencePools, gatewayApi, routes, listeners, limits, exposeEndpoint, extraPaths, corsOrigins",
         ],
     ),
     (
         "{}",
-        &["pools: missing; set at least one pool, the block `app`, or `inferencePools`"],
+        &[
+            "pools: missing; set at least one pool, the block `app`, `inferencePools` or `gatewayApi`",
+        ],
     ),
     (
         "config: {pools: []}",
         &[
-            "pools: missing; set at least one pool, the block `app`, or `inferencePools`",
+            "pools: missing; set at least one pool, the block `app`, `inferencePools` or `gatewayApi`",
             "config: unknown key; move what is under it to the top level of the file",
         ],
     ),
@@ -43,9 +52,9 @@ const REJECTED: [Rejected; 39] = [
     (
         "replicas: 3\nexposeEndpoints: true",
         &[
-            "pools: missing; set at least one pool, the block `app`, or `inferencePools`",
+            "pools: missing; set at least one pool, the block `app`, `inferencePools` or `gatewayApi`",
             "exposeEndpoints: unknown key; did you mean `exposeEndpoint`?",
-            "replicas: unknown key; the keys here are pools, app, inferencePools, routes, listeners, limits, exposeEndpoint, extraPaths, corsOrigins",
+            "replicas: unknown key; the keys here are pools, app, inferencePools, gatewayApi, routes, listeners, limits, exposeEndpoint, extraPaths, corsOrigins",
         ],
     ),
     (
