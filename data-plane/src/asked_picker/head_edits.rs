@@ -82,6 +82,8 @@ fn edit(mutation: &HeaderMutation, headers: &mut HeaderMap, is_ours: impl Fn(&st
             HeaderAppendAction::AppendIfExistsOrAdd => {
                 headers.append(name, value);
             }
+            // A picker sets its own, and copies the whole head after it.
+            _ if is_repeated && headers.get_all(&name).iter().any(|one| *one == value) => {}
             _ if is_repeated => {
                 headers.append(name, value);
             }
@@ -183,6 +185,18 @@ mod tests {
         ]);
         let before = [("x", "1"), ("c", "0"), ("c", "9")];
         assert_eq!(edited(&before, &mutation), ["c=1", "c=2", "x=2"]);
+    }
+
+    #[test]
+    fn what_a_picker_sets_and_copies_from_the_head_is_there_once() {
+        let mutation = setting(vec![
+            unstated("served", "10.0.0.1:80"),
+            unstated("type", "json"),
+            unstated("served", "10.0.0.1:80"),
+        ]);
+        let before = [("served", "10.0.0.1:80"), ("type", "json")];
+        let expected = ["served=10.0.0.1:80", "type=json"];
+        assert_eq!(edited(&before, &mutation), expected);
     }
 
     #[test]
