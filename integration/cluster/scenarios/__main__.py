@@ -20,7 +20,7 @@ from context import Context
 
 ORDER = [
     "install", "manifests", "permissions", "configuration", "inference_pools", "guide", "certificates", "scaling",
-    "prefill_decode", "upgrades", "outages", "autoscaling", "monitoring", "tracing",
+    "prefill_decode", "upgrades", "outages", "autoscaling", "monitoring", "tracing", "conformance",
 ]
 NAMESPACE = "hermes-trial"
 
