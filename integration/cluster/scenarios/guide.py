@@ -43,6 +43,21 @@ def the_guide_to_prefix_aware_routing_works_with_envoy_as_the_gateway(context):
         second_round_goes_where_the_first_is_cached(guide, address)
 
 
+@scenario
+def the_guide_to_prefix_aware_routing_works_with_hermes_as_the_gateway(context):
+    manifest = f"--filename={GUIDE / 'inference-gateway.yaml'}"
+    with ExitStack() as stack:
+        guide = stack.enter_context(installed(context, gateway_values()))
+        policies = f"--filename={Path(os.environ['HERMES_DEFINITIONS']) / 'gateway.envoyproxy.io_backendtrafficpolicies.yaml'}"
+        run("kubectl", "apply", "--server-side", policies)
+        run("kubectl", "wait", "--for=condition=Established", policies, "--timeout=30s")
+        guide.kubectl("apply", manifest)
+        stack.callback(guide.kubectl, "delete", manifest, "--ignore-not-found")
+        look = ("get", "gateway/qwen-inference-gateway", "--output=jsonpath={.status.addresses[0].value}")
+        address = until("the gateway has an address", lambda: guide.kubectl(*look), SOON)
+        second_round_goes_where_the_first_is_cached(guide, address)
+        requests_to_the_other_port_are_balanced(guide, address)
+
 # === What is installed ===
 
 
@@ -124,6 +139,15 @@ def picker_values():
     return values
 
 
+def gateway_values():
+    """The guide's GatewayClass is of this router, as the name of its controller says."""
+    values = router_values()
+    values["gatewayApi"] = {
+        "enabled": True, "controllerName": "gateway.envoyproxy.io/gatewayclass-controller", "service": {"type": "ClusterIP"},
+    }
+    return values
+
+
 def envoy(image):
     """Envoy with the file that users begin with, but for its addresses."""
     changes = {
@@ -175,6 +199,15 @@ def second_round_goes_where_the_first_is_cached(guide, address):
     until("the match was expected before the request was sent", lambda: predicted(guide) > expected, 5)
     guide.figures.note("second round of the guide: tokens of the prompt that its server had cached",
                        f"{cached} of {length} ({cached / length:.0%})")
+
+
+def requests_to_the_other_port_are_balanced(guide, address):
+    """Port 8080 leads to the Service of the same engines: no prefix counts there."""
+    with tempfile.TemporaryDirectory() as folder, records(guide.proxy()) as record:
+        run("bash", str(GUIDE / "rounds.sh"), cwd=folder)
+        assert until("the Service serves", lambda: sent(f"{address}:8080", Path(folder) / "round1.txt"), SOON)
+        pool = record()["pool"]
+    assert pool != POOL, f"the request to port 8080 went to the pool {pool}"
 
 
 def sent(address, body):
