@@ -1,7 +1,7 @@
 """The conformance suite of the Gateway API Inference Extension, with Hermes as the gateway.
 
 The suite is the extension's own, unchanged; `conformance/build` makes it. Its log and its report stay in the state of
-the run.
+the run. The report of a release is kept in docs/conformance.
 """
 
 import copy
