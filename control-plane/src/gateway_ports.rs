@@ -113,6 +113,8 @@ pub enum GatewayProblem {
     ForeignService(Arc<str>),
     /// The Service was not accepted by the API server, and why.
     NotWritten(Arc<str>),
+    /// Services cannot be listed, and why: which ports they have is not known.
+    NotListed(Arc<str>),
     /// The Service is not there yet, or has no address or port yet.
     Pending,
 }
@@ -139,6 +141,7 @@ impl fmt::Display for GatewayProblem {
                 "the Service {service} exists and is not this controller's: remove or rename it"
             ),
             Self::NotWritten(reason) => write!(f, "its Service cannot be written: {reason}"),
+            Self::NotListed(reason) => write!(f, "Services cannot be listed: {reason}"),
             Self::Pending => f.write_str("its Service has not all of its addresses and ports yet"),
         }
     }

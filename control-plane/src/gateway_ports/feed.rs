@@ -163,7 +163,7 @@ impl GatewayPortFeed {
             }
             Listed::No(reason) => {
                 let problem = GatewayService {
-                    problem: Some(GatewayProblem::NotWritten(reason)),
+                    problem: Some(GatewayProblem::NotListed(reason)),
                     ..GatewayService::default()
                 };
                 let names = wanted.gateways.keys().cloned();
@@ -278,7 +278,7 @@ impl WatchSink<Service> for ServiceStore {
         if watch.log.fails(Instant::now()) {
             tracing::warn!(%reason, "the watch of Services failed; the last known ones stay, and it is tried again");
         }
-        watch.failure = Some(format!("Services cannot be listed: {reason}").into());
+        watch.failure = Some(reason.into());
         drop(watch);
         self.changed.notify_one();
         Duration::ZERO

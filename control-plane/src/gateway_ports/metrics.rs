@@ -27,6 +27,8 @@ label_set! {
         Foreign = "foreign",
         /// Its Service cannot be written.
         NotWritten = "not_written",
+        /// Services cannot be listed.
+        NotListed = "not_listed",
     }
 }
 
@@ -107,6 +109,7 @@ impl GatewayServiceState {
             Some(GatewayProblem::NoPort) => Self::NoPort,
             Some(GatewayProblem::ForeignService(_)) => Self::Foreign,
             Some(GatewayProblem::NotWritten(_)) => Self::NotWritten,
+            Some(GatewayProblem::NotListed(_)) => Self::NotListed,
         }
     }
 }

@@ -144,16 +144,18 @@ impl ObjectFeed {
             verdicts,
             statuses: board,
         } = meaning;
-        statuses.send_replace(Arc::new(board));
         self.metrics.count(&verdicts);
         self.page.send_replace(Arc::new(ObjectsPage::of(&verdicts)));
         self.gateways.want(config, needs.as_ref());
+        // What a replica that starts would write and publish before that would take addresses and
+        // ports from Gateways that others serve.
         let is_first = self.merged.borrow().is_none();
-        if is_first && !self.gateways.are_assigned() {
-            let missing = "waiting: ports of Gateways are not known yet";
+        if is_first && !self.gateways.are_known() {
+            let missing = "waiting: ports and certificates of Gateways are not known yet";
             self.note.say(missing.to_owned());
             return;
         }
+        statuses.send_replace(Arc::new(board));
         let (merged, refused) = config.with_objects(pools, listeners, routes);
         match &refused[..] {
             [] => self.note.clear(),

@@ -13,8 +13,8 @@ use crate::{
     config::Config,
     gateway_api::{AssignedAddress, AssignedGateway, NamespacedName, PortDemand},
     gateway_ports::{
-        GatewayAddress, GatewayName, GatewayService, GatewayServices, NewestWantedGateways,
-        WantedGateway, WantedGateways,
+        GatewayAddress, GatewayName, GatewayProblem, GatewayService, GatewayServices,
+        NewestWantedGateways, WantedGateway, WantedGateways,
     },
     listener_certificates::{AllowedSecrets, SecretName, SecretState, SecretStates},
 };
@@ -62,7 +62,7 @@ impl GatewayLinks {
     pub(super) fn facts(&mut self) -> GatewayFacts {
         let services = self.services.borrow_and_update().clone();
         let secrets = Arc::clone(&self.secrets.borrow_and_update());
-        if services.is_some() {
+        if services.as_deref().is_some_and(are_listed) {
             self.last_services = services;
         }
         let services = self.last_services.iter();
@@ -126,13 +126,26 @@ impl GatewayLinks {
         replace(&self.allowed, allowed);
     }
 
-    /// Whether it is known of each Gateway that needs ports which it has.
-    pub(super) fn are_assigned(&self) -> bool {
+    /// Whether it is known of each Gateway that needs ports which it has, and of each Secret what is
+    /// in it.
+    pub(super) fn are_known(&self) -> bool {
         let wanted = self.wanted.borrow();
         let services = self.services.borrow();
         let mut names = wanted.iter().flat_map(|wanted| wanted.gateways.keys());
-        names.all(|name| (services.as_ref()).is_some_and(|known| known.contains_key(name)))
+        let known = services.as_deref().filter(|services| are_listed(services));
+        let allowed = self.allowed.borrow();
+        let secrets = self.secrets.borrow();
+        let mut named = allowed.iter().flat_map(|allowed| allowed.iter());
+        names.all(|name| known.is_some_and(|known| known.contains_key(name)))
+            && named.all(|secret| secrets.contains_key(secret))
     }
+}
+
+/// Whether the Services of Gateways could be listed.
+fn are_listed(services: &BTreeMap<GatewayName, GatewayService>) -> bool {
+    let is_listed =
+        |service: &GatewayService| !matches!(service.problem, Some(GatewayProblem::NotListed(_)));
+    services.values().all(is_listed)
 }
 
 /// Sends a value that is news.
