@@ -97,7 +97,7 @@ pub(super) fn read(section: &mut Section<'_>) -> GatewayServiceConfig {
         .value(
             "annotations",
             ValueType::Map("a mapping of names to values"),
-            "Annotations of each of these Services, such as those that a cloud's load balancer reads. Those of a Gateway's `infrastructure` are added.",
+            "Annotations of each of these Services, such as those that a cloud's load balancer reads. Those of a Gateway's `infrastructure` are added, if they have other names.",
             read_annotations,
             |_: &SelectorLabels| String::new(),
         )

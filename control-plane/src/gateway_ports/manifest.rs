@@ -90,8 +90,9 @@ impl ServiceManifest {
         let mut labels = gateway.labels.clone();
         labels.extend(own.map(|(key, value)| (key.to_owned(), value)));
 
-        let mut all: BTreeMap<String, String> = texts(annotations);
-        all.extend(gateway.annotations.clone());
+        // The operator's win: they may say who reaches the load balancer.
+        let mut all = gateway.annotations.clone();
+        all.extend(texts(annotations));
         all.insert(GATEWAY.to_owned(), name.to_string());
         all.insert(CONTROLLER.to_owned(), controller.to_owned());
         let mut manifest = Self {
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_has_what_the_gateway_and_the_configuration_say_and_its_own_labels_win() {
+    fn a_service_has_what_the_gateway_says_and_the_configuration_wins_and_its_own_labels_do() {
         let mut wanted = gateway(&[80]);
         wanted.labels = [(MADE_BY.0.to_owned(), "me".to_owned())].into();
         wanted.annotations = [("tier".to_owned(), "gold".to_owned())].into();
@@ -217,7 +218,7 @@ mod tests {
         assert_eq!(metadata["labels"][MADE_BY.0], "hermes");
         assert_eq!(metadata["labels"][GATEWAY_NAME], "web");
         assert_eq!(metadata["labels"][GATEWAY_NAMESPACE], "ai");
-        assert_eq!(metadata["annotations"]["tier"], "gold");
+        assert_eq!(metadata["annotations"]["tier"], "tin");
         assert_eq!(metadata["annotations"]["zone"], "b");
         assert_eq!(object["spec"]["selector"]["app"], "proxy");
         assert_eq!(
