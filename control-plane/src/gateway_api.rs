@@ -37,6 +37,7 @@ mod name;
 mod parent_list;
 mod reference_grant;
 mod references;
+mod room;
 mod route_draft;
 mod rule;
 mod rule_fault;
@@ -45,7 +46,7 @@ mod status;
 
 pub(crate) use self::{
     backend::{BackendPool, BackendService, OtherPicker},
-    compile::{CompiledGateways, GatewayContext, GatewayRoom, ParentEntries, PortDemand, compile},
+    compile::{CompiledGateways, GatewayContext, ParentEntries, PortDemand, compile},
     condition::ConditionList,
     gateway::{GATEWAY_GROUP, GatewayClassSpec, GatewaySpec, LabelMap},
     gateway_draft::AssignedGateway,
@@ -54,7 +55,8 @@ pub(crate) use self::{
     name::NamespacedName,
     parent_list::{ParentForm, ParentList},
     reference_grant::ReferenceGrantSpec,
-    references::service_pool_name,
+    references::{has_external_picker, service_pool_name},
+    room::GatewayRoom,
     scene::{GatewayObjects, Versioned},
     status::{AssignedAddress, GatewayApiStatus},
 };

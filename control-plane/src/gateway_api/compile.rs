@@ -18,6 +18,7 @@ use super::{
     name::NamespacedName,
     parent_list::ParentReference,
     references::{UsedBackends, missing_picker},
+    room::{GatewayRoom, RouteRoom},
     route_draft::{AttachedParent, GatewayDrafts, RouteDraft},
     scene::{GatewayObjects, Versioned},
     status::{ClassStatus, GatewayStatus},
@@ -64,15 +65,6 @@ pub(crate) struct GatewayContext<'a> {
     /// What is known of the certificates of listeners.
     pub(crate) certificates: &'a CertificateFacts,
     pub(crate) room: GatewayRoom,
-}
-
-/// How much there may be.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct GatewayRoom {
-    pub(crate) listeners: usize,
-    pub(crate) routes: usize,
-    /// Regular expressions in all routes.
-    pub(crate) patterns: usize,
 }
 
 /// What the objects mean together.
@@ -142,7 +134,8 @@ fn by_age<'o, 'a, T>(
     list
 }
 
-/// The Gateways of classes that are accepted.
+/// The Gateways of this controller's classes. Of listeners and certificates for which there is no
+/// room, the oldest Gateways have theirs.
 fn gateways<'a>(
     objects: &'a GatewayObjects<'a>,
     classes: &BTreeMap<Arc<str>, ClassStatus>,
@@ -153,13 +146,18 @@ fn gateways<'a>(
         accepted.is_some_and(|accepted| accepted.is_true)
     };
     let mut drafts = GatewayDrafts::new();
+    let mut certificates = BTreeSet::new();
     for (name, object) in by_age(&objects.gateways) {
-        let class = classes.get(&object.spec.gateway_class_name);
-        if class.is_some_and(is_accepted) {
-            let mut draft = GatewayDraft::new(name, object, objects);
-            draft.take_room(&mut room);
-            drafts.insert(name.clone(), draft);
+        let Some(class) = classes.get(&object.spec.gateway_class_name) else {
+            continue;
+        };
+        let mut draft = GatewayDraft::new(name, object, objects);
+        if !is_accepted(class) {
+            draft.refuse("InvalidParameters", "its GatewayClass is not accepted");
         }
+        draft.take_certificates(&mut certificates);
+        draft.take_room(&mut room);
+        drafts.insert(name.clone(), draft);
     }
     drafts
 }
@@ -170,25 +168,13 @@ fn routes<'a>(
     gateways: &mut GatewayDrafts<'a>,
     context: &GatewayContext<'_>,
 ) -> Vec<(&'a NamespacedName, RouteDraft<'a>)> {
-    let GatewayRoom {
-        mut routes,
-        mut patterns,
-        ..
-    } = context.room;
+    let mut room = RouteRoom::new(context.room);
     let attached = by_age(&objects.routes).into_iter().map(|(name, object)| {
         let mut draft = RouteDraft::new(name, object, objects);
-        if draft.names_any(gateways) {
-            let room = (
-                routes.checked_sub(1),
-                patterns.checked_sub(draft.patterns()),
-            );
-            if let (Some(fewer), Some(left)) = room {
-                (routes, patterns) = (fewer, left);
-            } else {
-                let message =
-                    "proxies have as many routes, or regular expressions, as they may have";
-                draft.refuse("TooManyRoutes", message.to_owned());
-            }
+        if draft.can_attach(gateways, objects) && !room.take(&draft) {
+            let message =
+                "proxies have as many routes, regular expressions or Services as they may have";
+            draft.refuse("TooManyRoutes", message.to_owned());
         }
         draft.attach(gateways, context.assigned, objects);
         (name, draft)
@@ -221,10 +207,8 @@ impl CompiledGateways {
             self.certificates.extend(gateway.certificates().cloned());
             let status = gateway.status(assigned, context.certificates);
             self.gateway_statuses.insert(name.clone(), status);
+            // Also one without ports is named: its Service stays, and with it its address.
             let ports = gateway.ports();
-            if ports.is_empty() {
-                continue;
-            }
             let GatewayInfrastructure {
                 labels,
                 annotations,

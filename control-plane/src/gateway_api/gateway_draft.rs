@@ -47,20 +47,34 @@ impl<'a> GatewayDraft<'a> {
         objects: &GatewayObjects<'_>,
     ) -> Self {
         let spec = object.spec;
-        let mut listeners = listeners::verdicts(name, spec, objects);
-        let fault = fault(spec);
-        if let Some((_, message)) = fault {
-            for listener in &mut listeners {
-                listener.refuse("UnsupportedValue", message.to_owned());
-            }
-        }
+        let listeners = listeners::verdicts(name, spec, objects);
         let attached = vec![0; listeners.len()];
-        Self {
+        let mut draft = Self {
             name,
             object,
             listeners,
             attached,
-            fault,
+            fault: None,
+        };
+        if let Some((reason, message)) = fault(spec) {
+            draft.refuse(reason, message);
+        }
+        draft
+    }
+
+    /// Takes all of its listeners out of service.
+    pub(super) fn refuse(&mut self, reason: &'static str, message: &'static str) {
+        self.fault.get_or_insert((reason, message));
+        for listener in &mut self.listeners {
+            listener.refuse("UnsupportedValue", message.to_owned());
+        }
+    }
+
+    /// Leaves out certificates for which there is no room beside those that are `taken`, and adds
+    /// the others to these.
+    pub(super) fn take_certificates(&mut self, taken: &mut BTreeSet<NamespacedName>) {
+        for listener in self.listeners.iter_mut().filter(|one| one.is_served()) {
+            listener.take_certificates(taken);
         }
     }
 

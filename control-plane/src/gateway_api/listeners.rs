@@ -1,8 +1,11 @@
 //! The listeners of one Gateway: which of them can be served, and what is the matter with the others.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use hermes_core::route::HostPattern;
+use hermes_core::{certificate::MAX_CERTIFICATES, route::HostPattern};
 
 use super::{
     condition::StatusCondition,
@@ -153,6 +156,22 @@ impl<'a> ListenerVerdict<'a> {
     pub(super) fn refuse(&mut self, reason: &'static str, message: String) {
         self.refusal
             .get_or_insert(ListenerFault { reason, message });
+    }
+
+    /// Leaves out certificates for which there is no room beside those that are `taken`.
+    pub(super) fn take_certificates(&mut self, taken: &mut BTreeSet<NamespacedName>) {
+        let named = self.certificates.len();
+        self.certificates.retain(|secret| {
+            let is_taken = taken.contains(secret);
+            if !is_taken && taken.len() < MAX_CERTIFICATES {
+                return taken.insert(secret.clone());
+            }
+            is_taken
+        });
+        if self.certificates.len() < named {
+            let message = format!("proxies have {MAX_CERTIFICATES} certificates, the most");
+            self.reference = Some(ListenerFault::new("InvalidCertificateRef", message));
+        }
     }
 
     /// Listeners of one port have one protocol, and a hostname each.

@@ -172,10 +172,22 @@ pub(crate) fn service_pool_name(service: &NamespacedName, port: u16) -> Arc<str>
     format!("{service}:{port}").into()
 }
 
-/// What is the matter with the picker of a pool that serves nothing without it.
+/// What is the matter with the picker of a pool that serves nothing without it, or whose picker is
+/// anywhere.
 fn unreachable_picker(objects: &GatewayObjects<'_>, pool: &BackendPool) -> Option<String> {
     let picker = pool.other_picker.as_ref()?;
-    missing_picker(objects, pool).filter(|_| picker.on_failure == PickerFailure::Close)
+    let is_needed = picker.on_failure == PickerFailure::Close;
+    missing_picker(objects, pool).filter(|_| is_needed || has_external_picker(objects, pool))
+}
+
+/// Whether the picker is an `ExternalName`, which may lead to any host.
+pub(crate) fn has_external_picker(objects: &GatewayObjects<'_>, pool: &BackendPool) -> bool {
+    let service = pool.other_picker.as_ref().map(|picker| &picker.service);
+    let service = service.and_then(|service| {
+        let name = NamespacedName::new(&service.namespace, &service.service);
+        objects.services.get(&name)
+    });
+    service.is_some_and(|service| service.is_external)
 }
 
 /// What is the matter with the reference to the picker of another router.

@@ -151,13 +151,28 @@ impl<'a> RouteDraft<'a> {
         self.fault.get_or_insert((reason, message));
     }
 
-    /// Whether it names a Gateway of this controller.
-    pub(super) fn names_any(&self, gateways: &GatewayDrafts<'_>) -> bool {
-        let is_own = |parent: &ParentRef| {
+    /// Whether a listener of this controller's Gateways takes it. Others need no room in proxies.
+    pub(super) fn can_attach(
+        &self,
+        gateways: &GatewayDrafts<'_>,
+        objects: &GatewayObjects<'_>,
+    ) -> bool {
+        let is_taken = |parent: &ParentRef| {
             let namespace = parent.namespace.as_ref().unwrap_or(&self.name.namespace);
-            gateways.contains_key(&NamespacedName::new(namespace, &parent.name))
+            let gateway = gateways.get(&NamespacedName::new(namespace, &parent.name));
+            let is_gateway = (&*parent.group, &*parent.kind) == (GATEWAY_GROUP, "Gateway");
+            let attaching = AttachingRoute {
+                namespace: &self.name.namespace,
+                parent,
+                hostnames: &self.hostnames,
+            };
+            let attaches = |gateway: &GatewayDraft<'_>| {
+                let (namespace, listeners) = (&gateway.name.namespace, &gateway.listeners);
+                attaching.attach(namespace, listeners, objects).is_ok()
+            };
+            is_gateway && gateway.is_some_and(attaches)
         };
-        self.object.spec.parent_refs.iter().any(is_own)
+        self.fault.is_none() && self.object.spec.parent_refs.iter().any(is_taken)
     }
 
     /// The route of proxies; `None` if it is attached to no listener that they have.

@@ -17,14 +17,14 @@ use super::{
 };
 use crate::{
     config::{
-        Config, GatewayApiConfig, InferencePoolsConfig, MAX_LISTENERS, MAX_PATTERNS, MAX_ROUTES,
-        ServicePool,
+        Config, GatewayApiConfig, InferencePoolsConfig, MAX_LISTENERS, MAX_PATTERNS, MAX_POOLS,
+        MAX_ROUTES, ServicePool,
     },
     gateway_api::{
         AssignedGateway, BackendPool, BackendService, CertificateFacts, CompiledGateways,
         ConditionList, GatewayApiStatus, GatewayContext, GatewayObjects, GatewayRoom,
         NamespacedName, OtherPicker, ParentEntries, ParentForm, ParentList, Versioned, compile,
-        service_pool_name,
+        has_external_picker, service_pool_name,
     },
 };
 
@@ -59,6 +59,7 @@ impl GatewayOutcome {
         facts: &GatewayFacts,
     ) -> Self {
         let objects = objects(catalog, file.inference_pools.as_deref());
+        let inference_pools = objects.pools.as_ref().map_or(0, BTreeMap::len);
         let rules = file.routes.iter().flat_map(|route| &route.rules);
         let patterns: usize = rules.map(RouteRule::patterns).sum();
         let context = GatewayContext {
@@ -69,6 +70,7 @@ impl GatewayOutcome {
                 listeners: MAX_LISTENERS.saturating_sub(file.listeners.len()),
                 routes: MAX_ROUTES.saturating_sub(file.routes.len()),
                 patterns: MAX_PATTERNS.saturating_sub(patterns),
+                services: MAX_POOLS.saturating_sub(file.pools.len() + inference_pools),
             },
         };
         let compiled = compile(&objects, &context);
@@ -267,7 +269,8 @@ fn backend_pools(
 /// How the pickers of these pools are asked, of those that have another router's.
 fn adopted(objects: &GatewayObjects<'_>, used: &BTreeSet<NamespacedName>) -> AdoptedPools {
     let pools = objects.pools.iter().flatten();
-    let used = pools.filter(|(name, _)| used.contains(*name));
+    let used =
+        pools.filter(|(name, pool)| used.contains(*name) && !has_external_picker(objects, pool));
     let asked = used.filter_map(|(name, pool)| {
         let picker = pool.other_picker.as_ref()?;
         let reference = &picker.service;

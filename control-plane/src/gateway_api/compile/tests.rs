@@ -126,6 +126,7 @@ impl Scene {
             listeners: 64,
             routes: 1_000,
             patterns: 256,
+            services: 100,
         });
         let context = GatewayContext {
             controller: "hermes.ai/gateway",

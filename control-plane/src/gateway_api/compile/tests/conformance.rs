@@ -234,3 +234,18 @@ fn rules_share_requests_between_pools_by_weight() {
         ["infra/primary: Accepted ResolvedRefs"]
     );
 }
+
+#[test]
+fn a_picker_that_is_an_external_name_is_not_followed_even_where_failures_open() {
+    let rules = rule("/second", &to("second", ""));
+    let scene = suite(&[route("r", "primary", "", &rules)])
+        .without("Service", "second-picker")
+        .and(
+            "
+kind: Service
+metadata: {name: second-picker, namespace: app}
+spec: {type: ExternalName, externalName: example.com, ports: [{port: 9002}]}
+",
+        );
+    assert_eq!(scene.rules(), ["app/r: /second -> 500*1"]);
+}

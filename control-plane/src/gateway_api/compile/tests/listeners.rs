@@ -291,10 +291,89 @@ spec: {gatewayClassName: hermes, listeners: [{name: http, port: 80, protocol: HT
         listeners: 1,
         routes: 1,
         patterns: 1,
+        services: 100,
     });
     assert_eq!(scene.gateway("older"), "Accepted Programmed");
     assert_eq!(
         scene.gateway("another"),
         "Accepted!=ListenersNotValid Programmed!=Invalid"
+    );
+}
+
+#[test]
+fn a_gateway_without_a_listener_that_is_served_is_wanted_without_ports() {
+    let scene = Scene::new(
+        "
+kind: Gateway
+metadata: {name: secure, namespace: infra}
+spec:
+  gatewayClassName: hermes
+  listeners: [{name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: c, namespace: other}]}}]
+",
+    );
+    let compiled = scene.compile();
+    let demand = &compiled.gateways[&NamespacedName::new("infra", "secure")];
+    assert!(demand.ports.is_empty(), "{demand:?}");
+}
+
+#[test]
+fn gateways_of_a_class_that_is_not_accepted_are_refused_and_keep_their_services() {
+    let scene = Scene::new(
+        "
+kind: GatewayClass
+metadata: {name: hermes}
+spec: {controllerName: hermes.ai/gateway, parametersRef: {group: g, kind: K, name: n}}
+",
+    );
+    assert_eq!(
+        scene.gateway("primary"),
+        "Accepted!=InvalidParameters Programmed!=Invalid"
+    );
+    let compiled = scene.compile();
+    assert!(compiled.listeners.is_empty());
+    let demand = &compiled.gateways[&NamespacedName::new("infra", "primary")];
+    assert!(demand.ports.is_empty(), "{demand:?}");
+}
+
+#[test]
+fn the_youngest_certificates_are_left_out_when_there_is_no_room() {
+    let gateway = |name: &str, year: u16, secrets: std::ops::Range<usize>| {
+        let listeners = secrets.map(|number| {
+            format!(
+                "  - {{name: l{number}, port: 443, hostname: h{number}.example, protocol: HTTPS, \
+                 tls: {{certificateRefs: [{{name: s{number}}}]}}}}\n"
+            )
+        });
+        format!(
+            "
+kind: Gateway
+metadata: {{name: {name}, namespace: infra, creationTimestamp: '{year}-01-01T00:00:00Z'}}
+spec:
+  gatewayClassName: hermes
+  listeners:
+{}",
+            listeners.collect::<String>()
+        )
+    };
+    let mut scene = Scene::new(&gateway("aaa", 2026, 300..301))
+        .and(&gateway("zzz", 2025, 0..256))
+        .without("Gateway", "primary");
+    scene.room = Some(GatewayRoom {
+        listeners: 1_000,
+        routes: 1,
+        patterns: 1,
+        services: 1,
+    });
+    let compiled = scene.compile();
+    assert_eq!(compiled.certificates.len(), 256);
+    assert!(
+        !compiled
+            .certificates
+            .contains(&NamespacedName::new("infra", "s300"))
+    );
+    assert!(
+        scene
+            .gateway("aaa")
+            .starts_with("Accepted!=ListenersNotValid")
     );
 }

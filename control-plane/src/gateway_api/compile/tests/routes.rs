@@ -295,6 +295,7 @@ spec: {{parentRefs: [{{name: primary, namespace: infra}}], rules: [{{matches: [{
         listeners: 1,
         routes: 1,
         patterns: 0,
+        services: 100,
     });
     assert_eq!(scene.rules(), ["app/b: / -> "]);
     assert_eq!(
@@ -303,4 +304,69 @@ spec: {{parentRefs: [{{name: primary, namespace: infra}}], rules: [{{matches: [{
     );
     let route = &scene.compile().routes[0];
     assert_eq!(route.created, 1_769_904_000, "2026-02-01");
+}
+
+#[test]
+fn a_route_that_no_listener_allows_takes_no_room() {
+    let mut scene = Scene::new(
+        "
+kind: HTTPRoute
+metadata: {name: a, namespace: app, creationTimestamp: '2025-01-01T00:00:00Z'}
+spec: {parentRefs: [{name: primary, namespace: infra, sectionName: none}], rules: [{matches: [{path: {value: /a}}]}]}
+---
+kind: HTTPRoute
+metadata: {name: b, namespace: app, creationTimestamp: '2026-01-01T00:00:00Z'}
+spec: {parentRefs: [{name: primary, namespace: infra}], rules: [{matches: [{path: {value: /b}}]}]}
+",
+    );
+    scene.room = Some(GatewayRoom {
+        listeners: 1,
+        routes: 1,
+        patterns: 0,
+        services: 1,
+    });
+    assert_eq!(
+        scene.route("a"),
+        ["primary: Accepted!=NoMatchingParent ResolvedRefs"]
+    );
+    assert_eq!(scene.rules(), ["app/b: /b -> "]);
+}
+
+#[test]
+fn the_youngest_route_is_left_out_whose_services_have_no_room() {
+    let aged = |name: &str, year: u16, port: u16| {
+        format!(
+            "
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: app, creationTimestamp: '{year}-01-01T00:00:00Z'}}
+spec:
+  parentRefs: [{{name: primary, namespace: infra}}]
+  rules: [{{matches: [{{path: {{value: /{name}}}}}], backendRefs: [{{name: web, port: {port}}}]}}]
+"
+        )
+    };
+    let mut scene = Scene::new(
+        "
+kind: Service
+metadata: {name: web, namespace: app}
+spec: {ports: [{port: 8080}, {name: other, port: 9090}]}
+",
+    )
+    .and(&aged("a", 2026, 8080))
+    .and(&aged("b", 2025, 9090))
+    .and(&aged("c", 2027, 9090));
+    scene.room = Some(GatewayRoom {
+        listeners: 1,
+        routes: 9,
+        patterns: 0,
+        services: 1,
+    });
+    assert_eq!(
+        scene.rules(),
+        ["app/b: /b -> app/web:9090*1", "app/c: /c -> app/web:9090*1"]
+    );
+    assert_eq!(
+        scene.route("a"),
+        ["primary: Accepted!=TooManyRoutes ResolvedRefs"]
+    );
 }
