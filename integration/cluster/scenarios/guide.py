@@ -47,10 +47,9 @@ def the_guide_to_prefix_aware_routing_works_with_envoy_as_the_gateway(context):
 def the_guide_to_prefix_aware_routing_works_with_hermes_as_the_gateway(context):
     manifest = f"--filename={GUIDE / 'inference-gateway.yaml'}"
     with ExitStack() as stack:
-        guide = stack.enter_context(installed(context, gateway_values()))
-        policies = f"--filename={Path(os.environ['HERMES_DEFINITIONS']) / 'gateway.envoyproxy.io_backendtrafficpolicies.yaml'}"
-        run("kubectl", "apply", "--server-side", policies)
-        run("kubectl", "wait", "--for=condition=Established", policies, "--timeout=30s")
+        # The guide's policy is one of Envoy Gateway. It is stored here, and nothing reads it.
+        kinds = ("gateway.networking.k8s.io_*.yaml", "gateway.envoyproxy.io_*.yaml")
+        guide = stack.enter_context(installed(context, gateway_values(), *kinds))
         guide.kubectl("apply", manifest)
         stack.callback(guide.kubectl, "delete", manifest, "--ignore-not-found")
         look = ("get", "gateway/qwen-inference-gateway", "--output=jsonpath={.status.addresses[0].value}")
@@ -82,10 +81,12 @@ class Guide(Context):
 
 
 @contextmanager
-def installed(context, values):
-    """The engines, the pool and the model of the guide, and a router for them."""
+def installed(context, values, *kinds):
+    """The engines, the pool and the model of the guide, and a router for them. `kinds` are more files of definitions."""
     guide = Guide(context)
     definitions = definitions_of_the_extension()
+    folder = Path(os.environ["HERMES_DEFINITIONS"])
+    definitions += [f"--filename={file}" for pattern in kinds for file in sorted(folder.glob(pattern))]
     run("kubectl", "apply", "--server-side", *definitions)
     run("kubectl", "wait", "--for=condition=Established", *definitions, "--timeout=30s")
     try:
