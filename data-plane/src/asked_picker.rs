@@ -20,6 +20,7 @@
 
 mod answer;
 mod client;
+mod draining_stream;
 mod exchange;
 mod head_edits;
 mod question;

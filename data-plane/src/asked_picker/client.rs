@@ -23,14 +23,14 @@ use hermes_proto::{
 use http::{Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2};
 use parking_lot::Mutex;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{runtime::Handle, task::JoinSet, time::Instant};
 use tonic::{Status, Streaming, body::Body as GrpcBody};
 use tower::Service;
 
+use super::draining_stream::{DrainingStream, followed};
 use crate::{
     endpoint::{
-        EndpointConnectError, EndpointDialer, MultiplexedConnections, PoolTls, StreamSlot,
-        SystemResolver,
+        EndpointConnectError, EndpointDialer, MultiplexedConnections, PoolTls, SystemResolver,
     },
     telemetry::metrics::AskResult,
     worker,
@@ -86,10 +86,18 @@ impl PickerFault {
     }
 }
 
-/// A stream of one request, that is open.
+/// A stream of one request, that is open. Dropped, nothing more is read of it, and it ends when the
+/// picker has read the rest of it.
 pub(super) struct PickerStream {
     pub(super) inbound: Streaming<ProcessingResponse>,
-    _slot: StreamSlot<GrpcBody>,
+    pub(super) place: PickerPlace,
+}
+
+/// The place of a stream on a connection.
+pub(super) struct PickerPlace {
+    client: Arc<PickerClient>,
+    /// Present until it is taken.
+    draining: Option<DrainingStream>,
 }
 
 /// One connection, as gRPC uses it.
@@ -119,7 +127,7 @@ impl PickerClient {
     /// Opens the stream of a request, and waits for the first message. `outbound` makes the messages
     /// of the request. A connection that was there may be closing: then another one is opened.
     pub(super) async fn open<S>(
-        &self,
+        self: &Arc<Self>,
         connect: Duration,
         mut outbound: impl FnMut() -> S,
     ) -> Result<PickerStream, PickerFault>
@@ -128,22 +136,27 @@ impl PickerClient {
     {
         loop {
             let slot = self.connections.slot(&self.dialer, connect).await?;
-            let connection = GrpcConnection(slot.sender());
+            let (connection, was_reused) = (GrpcConnection(slot.sender()), slot.is_reused);
+            let (messages, sent) = followed(outbound());
+            let mut place = PickerPlace {
+                client: Arc::clone(self),
+                draining: Some(DrainingStream::of(slot, sent)),
+            };
             let mut client = ExternalProcessorClient::with_origin(connection, self.origin.clone())
                 .max_decoding_message_size(MAX_MESSAGE_BYTES);
-            match client.process(outbound()).await {
+            match client.process(messages).await {
                 Ok(answer) => {
                     return Ok(PickerStream {
                         inbound: answer.into_inner(),
-                        _slot: slot,
+                        place,
                     });
                 }
                 Err(status) => {
-                    let was_reused = slot.is_reused && is_of_the_connection(&status);
-                    if is_of_the_connection(&status) {
-                        slot.retire();
+                    let is_broken = is_of_the_connection(&status);
+                    if is_broken && let Some(draining) = place.take() {
+                        draining.retire();
                     }
-                    if !was_reused {
+                    if !(is_broken && was_reused) {
                         return Err(PickerFault::Broken(status.message().to_owned()));
                     }
                 }
@@ -170,10 +183,31 @@ impl PickerClient {
 
     /// Leaves a stream to be ended by the picker.
     pub(super) fn leave(&self, ending: impl Future<Output = ()> + Send + 'static) {
+        // What is dropped by a runtime that ends starts nothing.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
         let mut tasks = self.ending[worker::index() % self.ending.len()].lock();
         while tasks.try_join_next().is_some() {}
         if tasks.len() < MAX_ENDING {
-            tasks.spawn(ending);
+            tasks.spawn_on(ending, &runtime);
+        }
+    }
+}
+
+impl PickerPlace {
+    /// What is left to be sent, for a caller that waits for its end.
+    pub(super) fn take(&mut self) -> Option<DrainingStream> {
+        self.draining.take()
+    }
+}
+
+impl Drop for PickerPlace {
+    fn drop(&mut self) {
+        if let Some(mut draining) = self.take()
+            && !draining.is_sent()
+        {
+            self.client.leave(draining.drain());
         }
     }
 }

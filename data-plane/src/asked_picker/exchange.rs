@@ -32,7 +32,7 @@ pub(crate) struct AskLimits {
 }
 
 /// A request whose destination a picker has named, and whose answer it is to be shown. Dropped, the
-/// stream is reset.
+/// picker sees that it broke off.
 pub(crate) struct PickerExchange {
     client: Arc<PickerClient>,
     stream: PickerStream,

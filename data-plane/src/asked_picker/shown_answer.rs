@@ -3,13 +3,12 @@
 //! Nothing waits for the picker. Its own pieces are read, so that it can go on, and are not used: a
 //! token would reach its client only after a round trip, and a picker that stops would stop the
 //! answer. A picker that is too slow, so that more than [`MAX_WAITING`] bytes wait for it, is shown
-//! no more.
+//! no more, and loses its stream.
 
 use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Waker},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -25,6 +24,7 @@ use tokio::{
 
 use super::{
     client::{PickerClient, PickerStream},
+    draining_stream::ENDING,
     question,
 };
 
@@ -33,9 +33,6 @@ const MAX_WAITING: usize = 1 << 20;
 
 /// Messages of one answer that wait for the picker.
 const WAITING: usize = 256;
-
-/// How long a picker may take to end the stream after the end of the answer.
-const ENDING: Duration = Duration::from_secs(5);
 
 /// A message with its share of [`MAX_WAITING`], until it is sent.
 type WaitingMessage = (ProcessingRequest, Option<OwnedSemaphorePermit>);
@@ -51,8 +48,6 @@ pub(crate) struct ShownAnswer {
     client: Arc<PickerClient>,
     stream: PickerStream,
     pieces: AnswerPieces,
-    /// The picker gets no more.
-    is_cut_off: bool,
 }
 
 /// Where messages go, and the stream of them.
@@ -99,37 +94,39 @@ impl ShownAnswer {
             client,
             stream,
             pieces,
-            is_cut_off: false,
         }
     }
 
-    /// A piece of the answer is relayed.
-    pub(crate) fn piece(&mut self, piece: &Bytes) {
-        if self.is_cut_off {
-            return;
-        }
+    /// A piece of the answer is relayed. Returns whether the picker keeps up with it, and goes on:
+    /// otherwise it is to be shown no more.
+    pub(crate) fn piece(&mut self, piece: &Bytes) -> bool {
         let mut pieces = question::cut(piece);
         let is_taken = pieces.all(|piece| self.pieces.push(question::answer_piece(piece, false)));
-        self.is_cut_off = !is_taken || !self.discard_returned();
+        is_taken && self.discard_returned()
     }
 
     /// The answer was relayed to its end. The picker may still use what it has not read.
     pub(crate) fn end(self: Box<Self>) {
-        if self.is_cut_off || !self.pieces.push(question::answer_piece(Bytes::new(), true)) {
+        if !self.pieces.push(question::answer_piece(Bytes::new(), true)) {
             return;
         }
         let Self {
             client,
-            mut stream,
+            stream,
             pieces,
-            ..
         } = *self;
         // Its half of the stream ends as well.
         drop(pieces);
+        let PickerStream {
+            mut inbound,
+            mut place,
+        } = stream;
+        let draining = place.take();
         client.leave(async move {
-            let ending = async { while let Some(Ok(_)) = stream.inbound.next().await {} };
+            let ending = async { while let Some(Ok(_)) = inbound.next().await {} };
             // One that takes longer is cut off.
             let _ended = timeout(ENDING, ending).await;
+            drop((inbound, draining));
         });
     }
 

@@ -6,12 +6,14 @@
 //! ```
 //!
 //! Unlike a connection over HTTP/1.1, which the task of its request polls, one that is shared needs
-//! a task of its own. It ends with the last slot after the server has closed the connection, or with
-//! the owner of all.
+//! tasks of its own ([`connection_tasks`]). They end with the last slot after the connection was
+//! retired, or with the owner of all.
 //!
 //! Invariants: a connection is used on the thread that opened it; it has at most [`MAX_STREAMS`]
 //! requests of this proxy; the window of the connection is that of all its streams together, so that
 //! one whose reader is slow stops no other.
+
+mod connection_tasks;
 
 use std::{
     error::Error,
@@ -25,14 +27,14 @@ use std::{
 
 use http_body::Body;
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::{
     sync::Mutex as Turns,
     time::{Instant, timeout_at},
 };
-use tokio_util::task::AbortOnDropHandle;
 
+use self::connection_tasks::ConnectionTasks;
 use super::{connect_error::EndpointConnectError, dial::EndpointDialer, secure::TlsSession};
 use crate::worker;
 
@@ -62,7 +64,7 @@ struct ConnectionShard<B> {
     opening: Turns<()>,
 }
 
-/// One connection, and the task that moves its bytes.
+/// One connection, and the tasks that move its bytes. They end when it is dropped.
 struct SharedConnection<B> {
     sender: http2::SendRequest<B>,
     streams: AtomicU32,
@@ -71,7 +73,7 @@ struct SharedConnection<B> {
     /// When the last request ended.
     idle_since: Mutex<Instant>,
     tls: Option<TlsSession>,
-    _driver: AbortOnDropHandle<()>,
+    tasks: ConnectionTasks,
 }
 
 /// The place of one request on a connection, until it is dropped.
@@ -205,8 +207,18 @@ impl<B> StreamSlot<B> {
 
 impl<B> Drop for StreamSlot<B> {
     fn drop(&mut self) {
-        *self.connection.idle_since.lock() = Instant::now();
-        self.connection.streams.fetch_sub(1, Ordering::Relaxed);
+        let connection = &self.connection;
+        *connection.idle_since.lock() = Instant::now();
+        let before = connection.streams.fetch_sub(1, Ordering::Relaxed);
+        if before == 1 && connection.is_retired.load(Ordering::Relaxed) {
+            connection.tasks.end();
+        }
+    }
+}
+
+impl<B> Drop for SharedConnection<B> {
+    fn drop(&mut self) {
+        self.tasks.end();
     }
 }
 
@@ -220,7 +232,8 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let (stream, tls) = dialer.dial(limit).await?;
-    let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+    let tasks = ConnectionTasks::default();
+    let (sender, driver) = http2::Builder::new(tasks.clone())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS)
@@ -229,17 +242,18 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(EndpointConnectError::Handshake)?;
-    let driver = tokio::spawn(async move {
-        if let Err(error) = driver.await {
-            tracing::debug!(%error, "a connection over HTTP/2 broke");
-        }
-    });
-    Ok(SharedConnection {
+    let connection = SharedConnection {
         sender,
         streams: AtomicU32::new(0),
         is_retired: AtomicBool::new(false),
         idle_since: Mutex::new(Instant::now()),
         tls,
-        _driver: AbortOnDropHandle::new(driver),
-    })
+        tasks,
+    };
+    connection.tasks.drive(async move {
+        if let Err(error) = driver.await {
+            tracing::debug!(%error, "a connection over HTTP/2 broke");
+        }
+    });
+    Ok(connection)
 }

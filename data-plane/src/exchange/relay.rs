@@ -319,8 +319,10 @@ impl Relay {
         let now = Instant::now();
         self.last_frame = now;
         self.meter.piece(&piece, now);
-        if let Some(shown) = &mut self.shown {
-            shown.piece(&piece);
+        if let Some(shown) = &mut self.shown
+            && !shown.piece(&piece)
+        {
+            self.shown = None;
         }
         if self.truncated_event.is_some() {
             self.border.pass(&piece);

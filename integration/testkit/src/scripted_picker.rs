@@ -30,6 +30,10 @@ use tonic::{Request, Response, Status, Streaming};
 /// Messages that the gateway has not taken.
 const UNREAD: usize = 4_096;
 
+/// Bytes of a stream that a gateway sends before they are read: few, so that one that is not read
+/// stops its gateway soon.
+const STREAM_WINDOW: u32 = 8 << 10;
+
 /// A picker that runs on a port of the loopback until it is dropped.
 #[derive(Debug)]
 pub struct ScriptedPicker {
@@ -80,6 +84,8 @@ pub enum PickerStep {
     Send(Box<ProcessingResponse>),
     /// Ends the stream with this status.
     End(Status),
+    /// Reads and sends no more.
+    Hang,
 }
 
 /// Called for each message of a gateway, with what its stream has shown so far.
@@ -126,6 +132,7 @@ impl ScriptedPicker {
                 connections.retain(|task: &AbortOnDropHandle<_>| !task.is_finished());
                 let service = TowerToHyperService::new(service.clone());
                 let serving = http2::Builder::new(TokioExecutor::new())
+                    .initial_stream_window_size(STREAM_WINDOW)
                     .serve_connection(TokioIo::new(stream), service);
                 connections.push(AbortOnDropHandle::new(tokio::spawn(serving)));
             }
@@ -328,6 +335,7 @@ impl ExternalProcessor for PickerScript {
                     let (message, is_end) = match step {
                         PickerStep::Send(message) => (Ok(*message), false),
                         PickerStep::End(status) => (Err(status), true),
+                        PickerStep::Hang => std::future::pending().await,
                     };
                     if sender.send(message).await.is_err() || is_end {
                         return;

@@ -91,3 +91,34 @@ async fn a_client_that_leaves_ends_the_pickers_stream() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_picker_that_reads_no_more_delays_no_answer_and_loses_its_stream() {
+    let stopping = |record: &PickerStreamRecord, shown: &Shown| {
+        let mut steps = usual(record, shown);
+        if matches!(shown, Shown::ResponseHeaders(_)) {
+            steps.push(PickerStep::Hang);
+        }
+        steps
+    };
+    let picker = ScriptedPicker::start(0, stopping).await.expect("a port");
+    let fleet = fleet(&picker, 1, "").await;
+    let order = fleet.engines[0].addr().to_string();
+    // A short one, of which all is taken from the client, and one that is longer than what may wait.
+    for (tokens, number) in [(1_000, 1), (10_000, 2)] {
+        let answer = send(chat(&fleet.url(), true, tokens).header(ORDER, &order)).await;
+        let (read, is_whole) = pieces(answer).await;
+        assert!(is_whole && read.concat().ends_with("data: [DONE]\n\n"));
+        let length = read.concat().len();
+        assert!(
+            length > 64 << 10 && (number == 1 || length > 9 << 17),
+            "{length}"
+        );
+    }
+    for number in [0, 1] {
+        eventually("the stream is ended from this side", || async {
+            picker.streams()[number].left == Some(StreamEnding::Reset)
+        })
+        .await;
+    }
+}
