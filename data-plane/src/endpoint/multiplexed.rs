@@ -10,18 +10,22 @@
 //! retired, or with the owner of all.
 //!
 //! Invariants: a connection is used on the thread that opened it; it has at most [`MAX_STREAMS`]
-//! requests of this proxy; the window of the connection is that of all its streams together, so that
-//! one whose reader is slow stops no other.
+//! requests of this proxy, and at most as many as its server allows; the window of the connection is
+//! that of all its streams together, so that one whose reader is slow stops no other.
 
 mod connection_tasks;
 
 use std::{
     error::Error,
+    future::{Future, poll_fn},
+    io,
     num::NonZeroUsize,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -35,7 +39,10 @@ use tokio::{
 };
 
 use self::connection_tasks::ConnectionTasks;
-use super::{connect_error::EndpointConnectError, dial::EndpointDialer, secure::TlsSession};
+use super::{
+    connect_error::EndpointConnectError, dial::EndpointDialer, secure::TlsSession,
+    stream::EndpointStream,
+};
 use crate::worker;
 
 /// Requests that one connection carries at once; servers usually allow a hundred.
@@ -57,6 +64,9 @@ pub(crate) struct MultiplexedConnections<B> {
     shards: Box<[ConnectionShard<B>]>,
 }
 
+/// What takes the requests of one connection.
+type ConnectionDriver<B> = http2::Connection<TokioIo<EndpointStream>, B, ConnectionTasks>;
+
 /// The connections of one worker.
 struct ConnectionShard<B> {
     open: Mutex<Vec<Arc<SharedConnection<B>>>>,
@@ -72,6 +82,8 @@ struct SharedConnection<B> {
     is_retired: AtomicBool,
     /// When the last request ended.
     idle_since: Mutex<Instant>,
+    /// The most of them: its server may allow fewer than [`MAX_STREAMS`].
+    room: Arc<AtomicU32>,
     tls: Option<TlsSession>,
     tasks: ConnectionTasks,
 }
@@ -124,12 +136,14 @@ where
             return Ok(slot);
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        let opened = open(dialer, left).await?;
-        shard.open.lock().push(Arc::new(opened));
-        let slot = shard.reserve(dialer, false);
-        let mut slot = slot.ok_or(EndpointConnectError::Timeout(limit))?;
-        slot.is_opened = true;
-        Ok(slot)
+        let connection = Arc::new(open(dialer, left).await?);
+        shard.open.lock().push(Arc::clone(&connection));
+        // Whatever became of it in this moment: the request finds out by itself.
+        Ok(StreamSlot {
+            connection,
+            is_reused: false,
+            is_opened: true,
+        })
     }
 
     /// Closes those without a request, and the others with their last one.
@@ -160,7 +174,8 @@ impl<B> ConnectionShard<B> {
                 && dialer.is_current(connection.tls.as_ref())
         });
         let has_room = |connection: &&Arc<SharedConnection<B>>| {
-            connection.streams.load(Ordering::Relaxed) < MAX_STREAMS
+            let room = connection.room.load(Ordering::Relaxed);
+            connection.streams.load(Ordering::Relaxed) < room
         };
         let connection = open.iter().find(has_room)?;
         // Under the lock, as every other one.
@@ -222,6 +237,8 @@ impl<B> Drop for SharedConnection<B> {
     }
 }
 
+/// A connection with its first stream, whose server has said how many it allows: those that come
+/// before would be refused, or wait unsent.
 async fn open<B>(
     dialer: &EndpointDialer,
     limit: Duration,
@@ -231,10 +248,13 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
+    let deadline = Instant::now() + limit;
     let (stream, tls) = dialer.dial(limit).await?;
     let tasks = ConnectionTasks::default();
-    let (sender, driver) = http2::Builder::new(tasks.clone())
+    let (sender, mut driver) = http2::Builder::new(tasks.clone())
         .timer(TokioTimer::new())
+        // None, until it has said so.
+        .initial_max_send_streams(0)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS)
         .keep_alive_interval(KEEP_ALIVE.0)
@@ -244,16 +264,58 @@ where
         .map_err(EndpointConnectError::Handshake)?;
     let connection = SharedConnection {
         sender,
-        streams: AtomicU32::new(0),
+        streams: AtomicU32::new(1),
+        room: Arc::default(),
         is_retired: AtomicBool::new(false),
         idle_since: Mutex::new(Instant::now()),
         tls,
         tasks,
     };
+    let allowed = timeout_at(deadline, first_room(&mut driver, &connection.tasks)).await;
+    let allowed = allowed.map_err(|_| EndpointConnectError::Timeout(limit))??;
+    connection.room.store(allowed, Ordering::Relaxed);
+    let seen = Arc::clone(&connection.room);
     connection.tasks.drive(async move {
-        if let Err(error) = driver.await {
+        let ended = poll_fn(|cx| {
+            let polled = Pin::new(&mut driver).poll(cx);
+            seen.store(room(driver.current_max_send_streams()), Ordering::Relaxed);
+            polled
+        });
+        if let Err(error) = ended.await {
             tracing::debug!(%error, "a connection over HTTP/2 broke");
         }
     });
     Ok(connection)
+}
+
+/// Waits for the settings of the server, which it sends first (RFC 9113, 3.4).
+async fn first_room<B>(
+    driver: &mut ConnectionDriver<B>,
+    tasks: &ConnectionTasks,
+) -> Result<u32, EndpointConnectError>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    poll_fn(|cx| {
+        tasks.wake_at_progress(cx.waker());
+        match Pin::new(&mut *driver).poll(cx) {
+            Poll::Ready(Ok(())) => {
+                let closed = io::Error::from(io::ErrorKind::UnexpectedEof);
+                Poll::Ready(Err(closed.into()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(EndpointConnectError::Handshake(error))),
+            Poll::Pending => match room(driver.current_max_send_streams()) {
+                0 => Poll::Pending,
+                room => Poll::Ready(Ok(room)),
+            },
+        }
+    })
+    .await
+}
+
+/// Requests that a connection carries if its server allows this many.
+fn room(allowed: usize) -> u32 {
+    u32::try_from(allowed).map_or(MAX_STREAMS, |allowed| allowed.min(MAX_STREAMS))
 }

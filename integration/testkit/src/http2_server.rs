@@ -59,6 +59,8 @@ pub struct WholeAnswer {
 pub enum Http2Answer {
     /// This answer.
     Whole(Box<WholeAnswer>),
+    /// A head that ends the stream.
+    Empty,
     /// The stream is reset, for this reason.
     Reset(Reason),
     /// The connection is closed at once.
@@ -79,6 +81,18 @@ impl Http2Server {
     pub async fn start(
         script: impl Fn(&Request<Bytes>, usize) -> Http2Answer + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
+        Self::limited(None, script).await
+    }
+
+    /// The same, with at most this many streams of a connection at once.
+    ///
+    /// # Errors
+    ///
+    /// When no port is free.
+    pub async fn limited(
+        streams: Option<u32>,
+        script: impl Fn(&Request<Bytes>, usize) -> Http2Answer + Send + Sync + 'static,
+    ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let seen = Arc::<SeenByHttp2>::default();
@@ -87,7 +101,12 @@ impl Http2Server {
             let mut connections = Vec::new();
             while let Ok((stream, _)) = listener.accept().await {
                 connections.retain(|task: &AbortOnDropHandle<_>| !task.is_finished());
-                let serving = serve(stream, Arc::clone(&script), Arc::clone(&recorded));
+                let mut settings = server::Builder::new();
+                if let Some(streams) = streams {
+                    settings.max_concurrent_streams(streams);
+                }
+                let (script, recorded) = (Arc::clone(&script), Arc::clone(&recorded));
+                let serving = serve(stream, settings, script, recorded);
                 connections.push(AbortOnDropHandle::new(tokio::spawn(serving)));
             }
         });
@@ -145,8 +164,13 @@ impl Http2Answer {
 /// Pages that the control plane asks engines for.
 const PROBED: [&str; 4] = ["/metrics", "/health", "/v1/models", "/get_server_info"];
 
-async fn serve(stream: TcpStream, script: Arc<Script>, seen: Arc<SeenByHttp2>) {
-    let Ok(mut connection) = server::handshake(stream).await else {
+async fn serve(
+    stream: TcpStream,
+    settings: server::Builder,
+    script: Arc<Script>,
+    seen: Arc<SeenByHttp2>,
+) {
+    let Ok(mut connection) = settings.handshake(stream).await else {
         return;
     };
     let (mut is_counted, mut streams) = (false, Vec::new());
@@ -169,7 +193,12 @@ async fn serve(stream: TcpStream, script: Arc<Script>, seen: Arc<SeenByHttp2>) {
         match &answer {
             Http2Answer::Close => return,
             Http2Answer::Last(_) => connection.graceful_shutdown(),
-            Http2Answer::Whole(_) | Http2Answer::Reset(_) => {}
+            Http2Answer::Reset(reason) => {
+                // Without its body, which a client may never end.
+                respond.send_reset(*reason);
+                continue;
+            }
+            Http2Answer::Whole(_) | Http2Answer::Empty => {}
         }
         let seen = Arc::clone(&seen);
         let answering = tokio::spawn(async move {
@@ -208,11 +237,9 @@ async fn respond_with(answer: Http2Answer, mut respond: SendResponse<Bytes>) -> 
             pieces: vec![(Duration::ZERO, body)],
             ..WholeAnswer::default()
         },
-        Http2Answer::Reset(reason) => {
-            respond.send_reset(reason);
-            return true;
-        }
-        Http2Answer::Close => return true,
+        Http2Answer::Empty => return respond.send_response(Response::new(()), true).is_ok(),
+        // They have no answer.
+        Http2Answer::Reset(_) | Http2Answer::Close => return true,
     };
     let mut response = Response::new(());
     *response.headers_mut() = headers;

@@ -77,6 +77,24 @@ async fn requests_share_connections_up_to_their_bound() {
 }
 
 #[tokio::test]
+async fn a_server_that_allows_few_streams_gets_more_connections_and_no_request_waits() {
+    const REQUESTS: usize = 24;
+    let slow = |_: &Request<Bytes>, _| Http2Answer::events(&[(Duration::from_secs(2), ANSWER)]);
+    let server = Http2Server::limited(Some(4), slow).await.expect("a port");
+    let front = front(&[&server]).await;
+    let asked = (0..REQUESTS).map(|_| send(chat(&front.url(), false, 1)));
+    let answering = tokio::spawn(join_all(asked.collect::<Vec<_>>()));
+    eventually("all are at the server at once", || async {
+        server.requests().len() == REQUESTS && !answering.is_finished()
+    })
+    .await;
+    for answer in answering.await.expect("no panic") {
+        assert_eq!(answer.status(), 200);
+    }
+    assert!(server.connections() >= REQUESTS / 4);
+}
+
+#[tokio::test]
 async fn probes_speak_the_same_protocol_and_find_the_endpoint_up() {
     let server = server(|_, _| Http2Answer::ok(ANSWER)).await;
     let front = front(&[&server]).await;
