@@ -51,6 +51,12 @@ pub(crate) const MAX_STREAMS: u32 = 64;
 /// Bytes of an answer that are read before its reader takes them.
 const STREAM_WINDOW: u32 = 256 << 10;
 
+/// Bytes of the head of an answer, as HTTP/2 counts them.
+const MAX_HEAD: u32 = 64 << 10;
+
+/// Streams that were reset and that the server may still write to.
+const MAX_RESET: usize = 4 * MAX_STREAMS as usize;
+
 /// Interval and timeout of pings while there are requests: a server that hangs with its host is
 /// detected within their sum.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(5));
@@ -257,6 +263,10 @@ where
         .initial_max_send_streams(0)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD)
+        .max_concurrent_reset_streams(MAX_RESET)
+        // Answers that cannot be read end their own streams only.
+        .max_local_error_reset_streams(None)
         .keep_alive_interval(KEEP_ALIVE.0)
         .keep_alive_timeout(KEEP_ALIVE.1)
         .handshake(TokioIo::new(stream))

@@ -51,7 +51,7 @@ enum StreamFault {
     /// The server states that it has not begun with it: it refused the stream, or closes the
     /// connection (RFC 9113, 8.7).
     Unprocessed,
-    /// The server ended it.
+    /// The server ended it, or its answer could not be read.
     Reset,
     /// The connection broke.
     Broken,
@@ -66,7 +66,7 @@ impl StreamFault {
         let is_refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
         if error.is_remote() && (is_refused || error.is_go_away()) {
             Self::Unprocessed
-        } else if error.is_reset() && error.is_remote() {
+        } else if error.is_reset() {
             Self::Reset
         } else {
             Self::Broken

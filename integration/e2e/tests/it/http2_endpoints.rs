@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use h2::Reason;
 use hermes_testkit::http2_server::{Http2Answer, Http2Server, WholeAnswer};
-use http::{HeaderMap, HeaderValue, Request, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -92,6 +92,36 @@ async fn a_server_that_allows_few_streams_gets_more_connections_and_no_request_w
         assert_eq!(answer.status(), 200);
     }
     assert!(server.connections() >= REQUESTS / 4);
+}
+
+#[tokio::test]
+async fn a_long_head_passes_and_one_that_is_refused_is_asked_for_once_and_closes_nothing() {
+    let server = server(|_, before| {
+        let length = [0, 40 << 10, 100 << 10, 0][before.min(3)];
+        let mut headers = HeaderMap::new();
+        for number in 0..length / 1_024 {
+            let name = format!("x-{number}").parse::<HeaderName>().expect("a name");
+            let value = HeaderValue::from_str(&"v".repeat(1_024)).expect("a value");
+            headers.insert(name, value);
+        }
+        Http2Answer::Whole(Box::new(WholeAnswer {
+            headers,
+            pieces: vec![(Duration::ZERO, ANSWER)],
+            trailers: None,
+        }))
+    })
+    .await;
+    let front = front(&[&server]).await;
+    // One connection of a client leads to one thread, which has connections of its own.
+    let http = client();
+    for (number, expected) in [200, 200, 502, 200].into_iter().enumerate() {
+        let request = http.post(format!("{}/v1/chat/completions", front.url()));
+        let answer = send(request.body(r#"{"model":"m","messages":[]}"#)).await;
+        assert_eq!(answer.status(), expected);
+        assert!(!answer.text().await.expect("whole").is_empty());
+        assert_eq!(server.requests().len(), number + 1, "each is sent once");
+    }
+    assert_eq!(server.connections(), 1);
 }
 
 #[tokio::test]
