@@ -117,7 +117,7 @@ impl PickerExchange {
         }
         let shown = Box::new(ShownAnswer::begin(self.client, self.stream, self.pieces));
         if is_all {
-            shown.end();
+            shown.close();
             return None;
         }
         Some(shown)

@@ -105,11 +105,15 @@ impl ShownAnswer {
         is_taken && self.discard_returned()
     }
 
-    /// The answer was relayed to its end. The picker may still use what it has not read.
+    /// The answer was relayed to its end.
     pub(crate) fn end(self: Box<Self>) {
-        if !self.pieces.push(question::answer_piece(Bytes::new(), true)) {
-            return;
+        if self.pieces.push(question::answer_piece(Bytes::new(), true)) {
+            self.close();
         }
+    }
+
+    /// All of the answer was shown. The picker may still use what it has not read.
+    pub(super) fn close(self: Box<Self>) {
         let Self {
             client,
             stream,

@@ -1,13 +1,22 @@
 //! What a picker is shown of answers, and what it may change of them.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use hermes_engine_sim::Fault;
 use hermes_proto::ext_proc::processing_request::Request as Shown;
-use hermes_testkit::scripted_picker::{
-    PickerStep, PickerStreamRecord, ScriptedPicker, StreamEnding,
+use hermes_testkit::{
+    http2_server::{Http2Answer, Http2Server},
+    scripted_picker::{PickerStep, PickerStreamRecord, ScriptedPicker, StreamEnding},
 };
 
 use super::{ORDER, asked, fleet, questions, usual};
-use crate::client::{chat, eventually, pieces, send};
+use crate::{
+    client::{chat, eventually, pieces, send},
+    recorder::Front,
+};
 
 #[tokio::test]
 async fn the_picker_is_shown_who_answered_and_every_piece_and_edits_the_head() {
@@ -121,4 +130,35 @@ async fn a_picker_that_reads_no_more_delays_no_answer_and_loses_its_stream() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn an_answer_without_a_body_is_shown_as_its_head_alone() {
+    let pieces = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&pieces);
+    let counting = move |record: &PickerStreamRecord, shown: &Shown| {
+        if matches!(shown, Shown::ResponseBody(_)) {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+        usual(record, shown)
+    };
+    let picker = ScriptedPicker::start(0, counting).await.expect("a port");
+    let empty = Http2Server::start(|_, _| Http2Answer::Empty)
+        .await
+        .expect("a port");
+    let front = Front::start(&format!(
+        "pools: [{{name: chat, strategy: round-robin, http2: true, endpoints: ['http://{}'],\n  \
+         askPicker: {{address: '{}', tls: false}}}}]\n\
+         routes: [{{name: all, rules: [{{backends: [{{pool: chat}}]}}]}}]\n",
+        empty.address, picker.address
+    ))
+    .await;
+    let request = chat(&front.url(), false, 1).header(ORDER, empty.address.to_string());
+    assert_eq!(send(request).await.status(), 200);
+    eventually("the picker has seen it to its end", || async {
+        picker.streams()[0].left == Some(StreamEnding::Closed)
+    })
+    .await;
+    assert!(picker.streams()[0].is_answered);
+    assert_eq!(pieces.load(Ordering::Relaxed), 0);
 }
