@@ -49,6 +49,7 @@ pub(crate) use self::{
     multiplexed::{MultiplexedConnections, StreamSlot},
     resolve::SystemResolver,
     secure::PoolTls,
+    shared_exchange::StreamFault,
 };
 use crate::{request::leg_body::LegBody, worker};
 

@@ -30,7 +30,8 @@ use tower::Service;
 use super::draining_stream::{DrainingStream, followed};
 use crate::{
     endpoint::{
-        EndpointConnectError, EndpointDialer, MultiplexedConnections, PoolTls, SystemResolver,
+        EndpointConnectError, EndpointDialer, MultiplexedConnections, PoolTls, StreamFault,
+        SystemResolver,
     },
     telemetry::metrics::AskResult,
     worker,
@@ -212,9 +213,17 @@ impl Drop for PickerPlace {
     }
 }
 
-/// Whether the call failed for its connection, and not by the picker's own answer.
+/// Whether the call failed for its connection, and not by the picker's own answer or by a reset of
+/// its stream.
 fn is_of_the_connection(status: &Status) -> bool {
-    std::error::Error::source(status).is_some()
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            return StreamFault::of(error) != StreamFault::Reset;
+        }
+        source = error.source();
+    }
+    false
 }
 
 impl Service<Request<GrpcBody>> for GrpcConnection {

@@ -47,7 +47,7 @@ impl StreamSlot<LegBody> {
 
 /// What became of a stream without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum StreamFault {
+pub(crate) enum StreamFault {
     /// The server states that it has not begun with it: it refused the stream, or closes the
     /// connection (RFC 9113, 8.7).
     Unprocessed,
@@ -58,7 +58,7 @@ enum StreamFault {
 }
 
 impl StreamFault {
-    fn of(error: &hyper::Error) -> Self {
+    pub(crate) fn of(error: &hyper::Error) -> Self {
         let source = std::error::Error::source(error);
         let Some(error) = source.and_then(|source| source.downcast_ref::<h2::Error>()) else {
             return Self::Broken;

@@ -1,12 +1,17 @@
 //! Pickers that name no endpoint: what follows is declared by the pool.
 
+use bytes::Bytes;
+use h2::Reason;
 use hermes_proto::ext_proc::processing_request::Request as Shown;
-use hermes_testkit::scripted_picker::{PickerStep, PickerStreamRecord, ScriptedPicker};
+use hermes_testkit::{
+    http2_server::{Http2Answer, Http2Server},
+    scripted_picker::{PickerStep, PickerStreamRecord, ScriptedPicker},
+};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{DESTINATION, ORDER, asked, fleet, questions, usual};
-use crate::client::{chat, eventually, json_of, send};
+use crate::client::{chat, client, eventually, json_of, send};
 
 /// The fleet of [`fleet`], whose picker's failures open.
 const OPEN: &str = "failureMode: FailOpen";
@@ -153,4 +158,29 @@ async fn an_answer_of_the_picker_is_the_clients_whatever_its_failures_do() {
     assert_eq!(answer.text().await.expect("text"), "too much");
     assert!(fleet.engines.iter().all(|engine| asked(engine).is_empty()));
     assert!((questions(&fleet, "replied").await - 1.0).abs() < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn a_stream_that_the_picker_resets_costs_no_connection_and_is_not_asked_again() {
+    let resetting = |_: &http::Request<Bytes>, _| Http2Answer::Reset(Reason::INTERNAL_ERROR);
+    let picker = Http2Server::start(resetting).await.expect("a port");
+    let scene = hermes_bench::fleet::Scene {
+        pool: format!(
+            "  strategy: round-robin\n  askPicker: {{address: '{}', tls: false}}\n",
+            picker.address
+        ),
+        ..hermes_bench::fleet::Scene::of(1, "round-robin")
+    };
+    let fleet = scene.start().await.expect("starts");
+    // One connection of a client leads to one thread, which has connections of its own.
+    let http = client();
+    for number in 1..=3 {
+        let request = http.post(format!("{}/v1/chat/completions", fleet.url()));
+        let answer = send(request.body(r#"{"model":"sim","messages":[]}"#)).await;
+        assert_eq!(answer.status(), 503);
+        let error = answer.text().await.expect("whole");
+        assert!(error.contains("broke off"), "{error}");
+        assert_eq!(picker.requests().len(), number);
+    }
+    assert_eq!(picker.connections(), 1);
 }
