@@ -66,6 +66,11 @@ pub(crate) enum PickerFault {
 }
 
 impl PickerFault {
+    /// Without the picker's own words: nothing shows who wrote them, and they may quote a prompt.
+    pub(super) fn of(status: &Status) -> Self {
+        Self::Broken(format!("gRPC status {:?}", status.code()))
+    }
+
     /// The reason in metrics.
     pub(crate) const fn result(&self) -> AskResult {
         match self {
@@ -158,7 +163,7 @@ impl PickerClient {
                         draining.retire();
                     }
                     if !(is_broken && was_reused) {
-                        return Err(PickerFault::Broken(status.message().to_owned()));
+                        return Err(PickerFault::of(&status));
                     }
                 }
             }
@@ -237,5 +242,17 @@ impl Service<Request<GrpcBody>> for GrpcConnection {
 
     fn call(&mut self, request: Request<GrpcBody>) -> Self::Future {
         Box::pin(self.0.send_request(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_picker_writes_of_its_failure_is_in_no_fault() {
+        let status = Status::internal("the prompt was: secret");
+        let fault = PickerFault::of(&status).to_string();
+        assert_eq!(fault, "the picker broke off: gRPC status Internal");
     }
 }

@@ -71,7 +71,7 @@ impl PickerExchange {
                 }
                 _ if reader.is_enough() => break,
                 Ok(Ok(None)) => return Err(PickerFault::Broken("it ended the stream".to_owned())),
-                Ok(Err(status)) => return Err(PickerFault::Broken(status.message().to_owned())),
+                Ok(Err(status)) => return Err(PickerFault::of(&status)),
                 Err(_) => return Err(PickerFault::Late(limits.answer)),
             }
         }
