@@ -27,6 +27,7 @@ use smallvec::SmallVec;
 use super::{
     client::PickerFault,
     head_edits::{self, edit_answer, edit_request},
+    question,
     returned_body::{ReturnedBody, ReturnedTooMuch},
 };
 use crate::request::picker_reply::PickerReply;
@@ -65,6 +66,9 @@ pub(super) struct AnswerReader {
     body: ReturnedBody,
     has_head: bool,
     has_body: bool,
+    /// Pieces of the body that were sent, and those answered without a change.
+    sent: usize,
+    kept: usize,
 }
 
 impl PickedDestination {
@@ -104,6 +108,8 @@ impl AnswerReader {
             edits: Vec::new(),
             has_head: false,
             has_body: body.is_empty(),
+            sent: body.iter().flat_map(question::cut).count(),
+            kept: 0,
             body: ReturnedBody::of(body, limit),
         }
     }
@@ -149,8 +155,10 @@ impl AnswerReader {
     }
 
     /// Whether the destination and the body are there.
-    pub(super) const fn is_complete(&self) -> bool {
-        self.has_head && self.has_body
+    pub(super) fn is_complete(&self) -> bool {
+        let is_answered = self.kept == 0 || self.kept >= self.sent;
+        // A picker that keeps the body piece by piece may name the endpoint with any of them.
+        self.has_head && self.has_body && (is_answered || self.destination().is_some())
     }
 
     /// Whether the request can be sent although the picker does not go on: its destination is there, and
@@ -194,6 +202,10 @@ impl AnswerReader {
     }
 
     fn read_body(&mut self, mutation: Option<BodyMutation>) -> Result<(), PickerFault> {
+        let is_kept = |mutation: &BodyMutation| {
+            matches!(mutation.mutation, None | Some(Mutation::ClearBody(false)))
+        };
+        self.kept += usize::from(mutation.as_ref().is_none_or(is_kept));
         if self.has_body {
             return Ok(());
         }

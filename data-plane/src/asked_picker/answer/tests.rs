@@ -6,6 +6,7 @@ use hermes_proto::{
 };
 
 use super::*;
+use crate::asked_picker::question;
 
 const LIMIT: usize = 1_000;
 
@@ -221,4 +222,26 @@ fn a_body_that_is_too_long_is_no_answer() {
     let long = "x".repeat(LIMIT + 1);
     let whole = body(Some(Mutation::Body(Bytes::from(long))));
     assert!(reader(&["{}"]).read(whole).is_err());
+}
+
+#[test]
+fn a_destination_that_comes_with_a_later_piece_is_waited_for() {
+    let long = Bytes::from(vec![b'a'; question::LONGEST + 1]);
+    let mut reader = AnswerReader::of(vec![long, Bytes::from_static(b"b")], LIMIT);
+    read(&mut reader, vec![head(None), body(None), body(None)]);
+    assert!(!reader.is_complete(), "one piece is not answered");
+    let last = named_in_metadata(body(None), Kind::StringValue("10.0.0.1:80".to_owned()));
+    read(&mut reader, vec![last]);
+    assert!(reader.is_complete());
+    let picked = reader.complete();
+    assert_eq!(sockets(&picked), ["10.0.0.1:80"]);
+    assert_eq!(picked.body, None);
+}
+
+#[test]
+fn a_picker_that_answers_every_piece_and_names_nothing_is_done() {
+    let mut reader = reader(&["a", "b"]);
+    read(&mut reader, vec![head(None), body(None), body(None)]);
+    assert!(reader.is_complete());
+    assert!(reader.complete().sockets.is_empty());
 }
