@@ -41,6 +41,9 @@ const LOAD_BALANCING: &str = "envoy.lb";
 /// The most endpoints of one destination that are read.
 const MAX_ENDPOINTS: usize = 16;
 
+/// The most edits of one answer.
+const MAX_EDITS: usize = 256;
+
 /// What became of a question.
 #[derive(Debug)]
 pub(crate) enum PickerAnswer {
@@ -136,7 +139,7 @@ impl AnswerReader {
                     body_mutation,
                     ..
                 } = response.unwrap_or_default();
-                self.edit(header_mutation);
+                self.edit(header_mutation)?;
                 self.read_body(body_mutation)?;
             }
             Some(Answer::RequestTrailers(_)) => self.has_body = true,
@@ -189,7 +192,7 @@ impl AnswerReader {
     }
 
     fn read_head(&mut self, response: CommonResponse) -> Result<(), PickerFault> {
-        self.edit(response.header_mutation);
+        self.edit(response.header_mutation)?;
         if response.status == i32::from(ResponseStatus::ContinueAndReplace) {
             let body = match response.body_mutation.and_then(|body| body.mutation) {
                 Some(Mutation::Body(body)) => body,
@@ -230,11 +233,13 @@ impl AnswerReader {
         Ok(())
     }
 
-    fn edit(&mut self, mutation: Option<HeaderMutation>) {
-        // A head, and one body in pieces: more are not needed, and not kept.
-        if self.edits.len() < MAX_ENDPOINTS {
-            self.edits.extend(mutation);
+    fn edit(&mut self, mutation: Option<HeaderMutation>) -> Result<(), PickerFault> {
+        let is_edit = |edit: &HeaderMutation| *edit != HeaderMutation::default();
+        self.edits.extend(mutation.filter(is_edit));
+        if self.edits.len() > MAX_EDITS {
+            return Err(PickerFault::Broken("too many edits".to_owned()));
         }
+        Ok(())
     }
 }
 

@@ -245,3 +245,27 @@ fn a_picker_that_answers_every_piece_and_names_nothing_is_done() {
     assert!(reader.is_complete());
     assert!(reader.complete().sockets.is_empty());
 }
+
+#[test]
+fn every_edit_is_made_and_too_many_are_no_answer() {
+    let edit = |number: usize| set(&format!("x-{number}"), "1");
+    let mut few = reader(&["{}"]);
+    read(
+        &mut few,
+        vec![HeaderMutation::default(); 500]
+            .into_iter()
+            .map(|none| head(Some(none)))
+            .collect(),
+    );
+    read(
+        &mut few,
+        (0..40).map(|number| head(Some(edit(number)))).collect(),
+    );
+    read(&mut few, vec![piece("{}", true)]);
+    let (mut headers, mut target) = (HeaderMap::new(), PathAndQuery::from_static("/"));
+    few.complete().edit(&mut headers, &mut target);
+    assert_eq!(headers.len(), 40);
+    let mut many = reader(&["{}"]);
+    let faults = (0..1_000).filter(|number| many.read(head(Some(edit(*number)))).is_err());
+    assert!(faults.count() > 0);
+}
