@@ -72,7 +72,7 @@ impl GatewayPortMetrics {
         let services: Family<StateLabels, Gauge> = family(
             registry,
             "gateway_services",
-            "Gateways by the state of their Service: ready, pending, no_port, foreign, not_written",
+            "Gateways by the state of their Service: ready, pending, no_port, foreign, not_written, not_listed",
         );
         let writes: Family<OutcomeLabels, Counter> = family(
             registry,
