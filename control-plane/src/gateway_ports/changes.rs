@@ -10,14 +10,8 @@
 //! * a write has a deadline;
 //! * only the very Service that was seen is changed or deleted, never another one of its name.
 
-use std::{
-    collections::BTreeMap,
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use hermes_core::backoff::Backoff;
 use k8s_openapi::api::core::v1::Service;
 use kube::{
     Api,
@@ -31,38 +25,23 @@ use super::{
     metrics::ServiceWriteOutcome,
     plan::{FailedChanges, ServiceChange},
 };
+use crate::paced_writes::{AGAIN, NextWrite, ObjectWrite, PacedWrites};
 
 /// How long one write may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// The first pause before a change is made again, and the longest.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
-
 /// Longest reason that is kept, in bytes.
 const REASON: usize = 400;
 
-/// What was written, and when it may be written again.
+/// What was written, and why the last writes failed, of those that did.
 #[derive(Debug, Default)]
-pub(super) struct WrittenServices(BTreeMap<Arc<str>, WrittenService>);
-
-#[derive(Debug)]
-struct WrittenService {
-    change: ServiceChange,
-    again: Instant,
-    backoff: Backoff,
-    failure: Option<Arc<str>>,
+pub(super) struct WrittenServices {
+    writes: PacedWrites<Arc<str>, ServiceChange>,
+    failed: FailedChanges,
 }
 
 /// What may be written next.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum NextServiceWrite {
-    /// This one, now.
-    Now(Arc<str>, ServiceChange),
-    /// One that was written before, then.
-    At(Instant),
-    /// Nothing.
-    Never,
-}
+pub(super) type NextServiceWrite = NextWrite<Arc<str>, ServiceChange>;
 
 // === WrittenServices ===
 
@@ -73,20 +52,10 @@ impl WrittenServices {
         due: &BTreeMap<Arc<str>, ServiceChange>,
         now: Instant,
     ) -> NextServiceWrite {
-        self.0
-            .retain(|name, written| due.contains_key(name) || written.again + AGAIN.1 > now);
-        let mut earliest: Option<Instant> = None;
-        for (name, change) in due {
-            let written = self.0.get(name);
-            match written.filter(|written| written.change == *change) {
-                Some(written) if written.again > now => {
-                    let first = earliest.map_or(written.again, |at| at.min(written.again));
-                    earliest = Some(first);
-                }
-                _ => return NextServiceWrite::Now(Arc::clone(name), change.clone()),
-            }
-        }
-        earliest.map_or(NextServiceWrite::Never, NextServiceWrite::At)
+        self.writes
+            .retain(|name, again| due.contains_key(name) || again + AGAIN.1 > now);
+        self.failed.retain(|name, _| self.writes.contains(name));
+        self.writes.next(due, now)
     }
 
     /// Notes that a change was made, or why not.
@@ -97,26 +66,22 @@ impl WrittenServices {
         failure: Option<Arc<str>>,
         now: Instant,
     ) {
-        let known = self.0.remove(&name);
-        let known = known.filter(|known| known.change == change);
-        let seed = RandomState::new().hash_one(&name);
-        let mut backoff = known.map_or_else(|| Backoff::new(AGAIN, seed), |known| known.backoff);
-        let again = now + backoff.next_pause();
-        let written = WrittenService {
-            change,
-            again,
-            backoff,
-            failure,
+        match failure {
+            Some(reason) => self.failed.insert(Arc::clone(&name), reason),
+            None => self.failed.remove(&name),
         };
-        self.0.insert(name, written);
+        self.writes.note(name, change, now);
     }
 
     /// Why the last changes failed, of those that did.
-    pub(super) fn failed(&self) -> FailedChanges {
-        let failures = self.0.iter();
-        failures
-            .filter_map(|(name, written)| Some((Arc::clone(name), written.failure.clone()?)))
-            .collect()
+    pub(super) const fn failed(&self) -> &FailedChanges {
+        &self.failed
+    }
+}
+
+impl ObjectWrite for ServiceChange {
+    fn is_same(&self, other: &Self) -> bool {
+        self == other
     }
 }
 
@@ -227,6 +192,6 @@ mod tests {
         let (mut written, now) = (WrittenServices::default(), Instant::now());
         written.note("a".into(), delete("1"), None, now);
         written.next(&due(&[]), now + AGAIN.1 * 2);
-        assert!(written.0.is_empty());
+        assert!(!written.writes.contains(&"a".into()));
     }
 }

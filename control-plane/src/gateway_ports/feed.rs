@@ -171,7 +171,7 @@ impl GatewayPortFeed {
                 return NextServiceWrite::Never;
             }
         }
-        let plan = plan(wanted, &store.services.lock(), &written.failed());
+        let plan = plan(wanted, &store.services.lock(), written.failed());
         self.publish(Some(plan.gateways));
         written.next(&plan.due, now)
     }

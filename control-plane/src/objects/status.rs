@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use hermes_core::{backoff::Backoff, rng::SeededRng};
+use hermes_core::rng::SeededRng;
 use jiff::Timestamp;
 use kube::{
     Api, Client,
@@ -42,7 +42,10 @@ use super::{
     condition::{AcceptedCondition, ObservedCondition},
     metrics::{ObjectMetrics, WriteOutcome},
 };
-use crate::gateway_api::GatewayApiStatus;
+use crate::{
+    gateway_api::GatewayApiStatus,
+    paced_writes::{NextWrite, ObjectWrite, PacedWrites},
+};
 
 /// The field manager of the conditions.
 const MANAGER: &str = "hermes";
@@ -55,9 +58,6 @@ const SPREAD: Duration = Duration::from_secs(1);
 
 /// How long one write may take.
 const DEADLINE: Duration = Duration::from_secs(5);
-
-/// The first pause before a condition is written again, and the longest.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 
 /// What each object should say, and says.
 pub(crate) type StatusBoard = BTreeMap<ObjectKey, StatusEntry>;
@@ -77,66 +77,26 @@ pub(crate) enum StatusEntry {
     },
 }
 
-/// What was written, and when it may be written again.
+/// What was written.
 #[derive(Debug, Default)]
-pub(crate) struct WrittenStatuses {
-    written: BTreeMap<ObjectKey, WrittenStatus>,
-}
-
-#[derive(Debug)]
-struct WrittenStatus {
-    entry: StatusEntry,
-    again: Instant,
-    backoff: Backoff,
-}
+pub(crate) struct WrittenStatuses(PacedWrites<ObjectKey, StatusEntry>);
 
 /// What may be written next.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum NextWrite {
-    /// This one, now.
-    Now(ObjectKey, StatusEntry),
-    /// One that was written before, then.
-    At(Instant),
-    /// Nothing.
-    Never,
-}
+type NextStatusWrite = NextWrite<ObjectKey, StatusEntry>;
 
 // === WrittenStatuses ===
 
 impl WrittenStatuses {
     /// What is to be written next to make `board` true.
-    pub(crate) fn next(&mut self, board: &StatusBoard, now: Instant) -> NextWrite {
-        self.written.retain(|key, _| board.contains_key(key));
-        let mut earliest = None;
-        for (key, entry) in board {
-            if entry.is_right() {
-                continue;
-            }
-            let written = self.written.get(key);
-            match written.filter(|written| written.entry.wants_same(entry)) {
-                Some(written) if written.again > now => {
-                    let first = earliest.map_or(written.again, |at: Instant| at.min(written.again));
-                    earliest = Some(first);
-                }
-                _ => return NextWrite::Now(key.clone(), entry.clone()),
-            }
-        }
-        earliest.map_or(NextWrite::Never, NextWrite::At)
+    pub(crate) fn next(&mut self, board: &StatusBoard, now: Instant) -> NextStatusWrite {
+        self.0.retain(|key, _| board.contains_key(key));
+        let due = board.iter().filter(|(_, entry)| !entry.is_right());
+        self.0.next(due, now)
     }
 
     /// Notes that a status was written, or could not be.
     pub(crate) fn note(&mut self, key: ObjectKey, entry: StatusEntry, now: Instant) {
-        let known = self.written.remove(&key);
-        let known = known.filter(|known| known.entry.wants_same(&entry));
-        let seed = RandomState::new().hash_one(&key);
-        let mut backoff = known.map_or_else(|| Backoff::new(AGAIN, seed), |known| known.backoff);
-        let again = now + backoff.next_pause();
-        let written = WrittenStatus {
-            entry,
-            again,
-            backoff,
-        };
-        self.written.insert(key, written);
+        self.0.note(key, entry, now);
     }
 }
 
@@ -153,19 +113,6 @@ impl StatusEntry {
         }
     }
 
-    /// Whether both should make the object say the same.
-    fn wants_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Accepted { wanted, .. }, Self::Accepted { wanted: other, .. }) => {
-                wanted == other
-            }
-            (Self::GatewayApi { wanted, .. }, Self::GatewayApi { wanted: other, .. }) => {
-                wanted == other
-            }
-            _ => false,
-        }
-    }
-
     /// The status to apply, and the version of the object that it must replace, if any.
     fn to_apply(&self, now: &str) -> (Value, Option<&str>) {
         match self {
@@ -179,7 +126,22 @@ impl StatusEntry {
     }
 }
 
+impl ObjectWrite for StatusEntry {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Accepted { wanted, .. }, Self::Accepted { wanted: other, .. }) => {
+                wanted == other
+            }
+            (Self::GatewayApi { wanted, .. }, Self::GatewayApi { wanted: other, .. }) => {
+                wanted == other
+            }
+            _ => false,
+        }
+    }
+}
+
 // === Writing ===
+
 /// Writes what differs, for ever.
 ///
 /// `conflicted` is called when a newer version of an object was there than the one that was to be
@@ -266,7 +228,10 @@ async fn apply(client: &Client, key: &ObjectKey, entry: &StatusEntry) -> WriteOu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::{kind::ObjectKind, verdict::ObjectVerdict};
+    use crate::{
+        objects::{kind::ObjectKind, verdict::ObjectVerdict},
+        paced_writes::AGAIN,
+    };
 
     fn key(name: &str) -> ObjectKey {
         (ObjectKind::Model, "ai".into(), name.into())
@@ -295,7 +260,7 @@ mod tests {
         }
     }
 
-    fn is_now(next: &NextWrite) -> bool {
+    fn is_now(next: &NextStatusWrite) -> bool {
         matches!(next, NextWrite::Now(..))
     }
 
