@@ -25,6 +25,7 @@
 //! | [`gateway_ports`] | the Service of each Gateway, and the proxies' ports that it leads to |
 //! | [`listener_certificates`] | certificates of listeners from Secrets |
 //! | [`events`] | Kubernetes Events about the configuration |
+//! | `news` | values that are sent when they differ |
 //! | `paced_writes` | which write to the API server is next, without an election |
 //! | `bounded_body` | bodies of HTTP responses, up to a limit |
 //!
@@ -51,6 +52,7 @@ mod admin;
 mod bounded_body;
 mod cluster;
 mod gateway_api;
+mod news;
 mod objects;
 mod paced_writes;
 mod pipeline;

@@ -29,9 +29,12 @@ use super::{
     observed::ObservedServices,
     plan::plan,
 };
-use crate::discovery::{
-    self, FailureLog, Pace, RelistDiff, RelistOutcome, WATCH_SECONDS, WatchError, WatchSink,
-    follow, spread,
+use crate::{
+    discovery::{
+        self, FailureLog, Pace, RelistDiff, RelistOutcome, WATCH_SECONDS, WatchError, WatchSink,
+        follow, spread,
+    },
+    news::send_news,
 };
 
 /// How long a list may make no progress.
@@ -46,8 +49,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause before the first of several writes, drawn by each replica.
 const SPREAD: Duration = Duration::from_millis(500);
 
-/// How long Services that cannot be listed are waited for, before Gateways are without a port: those
-/// who route by what a control plane said before it restarted go on meanwhile.
+/// How long Services that cannot be listed are waited for, before that is reported of each Gateway.
 const GRACE: Duration = Duration::from_secs(20);
 
 /// Gives Gateways their Services. Clones share everything, so that another one can go on.
@@ -178,13 +180,7 @@ impl GatewayPortFeed {
 
     fn publish(&self, services: Option<BTreeMap<super::GatewayName, GatewayService>>) {
         self.metrics.count(services.as_ref());
-        self.services.send_if_modified(|newest| {
-            let is_news = newest.as_deref() != services.as_ref();
-            if is_news {
-                *newest = services.map(Arc::new);
-            }
-            is_news
-        });
+        send_news(&self.services, services.map(Arc::new));
     }
 }
 

@@ -23,7 +23,10 @@ use super::{
     metrics::SecretMetrics,
     store::{SecretSink, SecretStore},
 };
-use crate::discovery::{self, Pace, WATCH_SECONDS, follow, spread};
+use crate::{
+    discovery::{self, Pace, WATCH_SECONDS, follow, spread},
+    news::send_news,
+};
 
 /// How long changes gather after some were published.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -101,7 +104,7 @@ impl CertificateFeed {
 
     fn publish(&self, allowed: Option<&BTreeSet<SecretName>>, store: &SecretStore) {
         let mut states = store.states();
-        let mut certificates = allowed.map(|_| store.certificates());
+        let certificates = allowed.map(|_| store.certificates());
         // The rest is not followed.
         for name in allowed.into_iter().flatten().skip(MAX_CERTIFICATES) {
             let reason: Arc<str> =
@@ -109,20 +112,8 @@ impl CertificateFeed {
             states.insert(name.clone(), SecretState::Invalid(Arc::clone(&reason)));
         }
         self.metrics.count(&states);
-        self.states.send_if_modified(|newest| {
-            let is_news = **newest != states;
-            if is_news {
-                *newest = Arc::new(states);
-            }
-            is_news
-        });
-        self.certificates.send_if_modified(|newest| {
-            let is_news = newest.as_deref() != certificates.as_ref();
-            if is_news {
-                *newest = certificates.take().map(Arc::new);
-            }
-            is_news
-        });
+        send_news(&self.states, Arc::new(states));
+        send_news(&self.certificates, certificates.map(Arc::new));
     }
 }
 

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     config::{Config, ObjectNamespaces},
     discovery::{self, Pace, WATCH_SECONDS, follow, spread},
+    news::send_news,
 };
 
 /// How long changes gather after one was published.
@@ -171,13 +172,7 @@ impl ObjectFeed {
     }
 
     fn publish(&self, config: Arc<Config>) {
-        self.merged.send_if_modified(|newest| {
-            let is_news = newest.as_ref() != Some(&config);
-            if is_news {
-                *newest = Some(config);
-            }
-            is_news
-        });
+        send_news(&self.merged, Some(config));
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
         NewestWantedGateways, WantedGateway, WantedGateways,
     },
     listener_certificates::{AllowedSecrets, SecretName, SecretState, SecretStates},
+    news::send_news,
 };
 
 /// The channels to the tasks that serve Gateways.
@@ -120,10 +121,10 @@ impl GatewayLinks {
             namespace: Arc::clone(&secret.namespace),
             name: Arc::clone(&secret.name),
         });
-        replace(&self.wanted, gateways);
+        send_news(&self.wanted, gateways);
         let secrets: BTreeSet<SecretName> = secrets.collect();
         let allowed = needs.map(|_| Arc::new(secrets));
-        replace(&self.allowed, allowed);
+        send_news(&self.allowed, allowed);
     }
 
     /// Whether it is known of each Gateway that needs ports which it has, and of each Secret what is
@@ -146,17 +147,6 @@ fn are_listed(services: &BTreeMap<GatewayName, GatewayService>) -> bool {
     let is_listed =
         |service: &GatewayService| !matches!(service.problem, Some(GatewayProblem::NotListed(_)));
     services.values().all(is_listed)
-}
-
-/// Sends a value that is news.
-fn replace<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
-    sender.send_if_modified(|newest| {
-        let is_news = *newest != value;
-        if is_news {
-            *newest = value;
-        }
-        is_news
-    });
 }
 
 fn assigned(service: &GatewayService) -> AssignedGateway {
