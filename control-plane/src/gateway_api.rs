@@ -55,7 +55,7 @@ pub(crate) use self::{
     name::NamespacedName,
     parent_list::{ParentForm, ParentList},
     reference_grant::ReferenceGrantSpec,
-    references::{has_external_picker, service_pool_name},
+    references::{picker_service, service_pool_name},
     room::GatewayRoom,
     scene::{GatewayObjects, Versioned},
     status::{AssignedAddress, GatewayApiStatus},

@@ -171,12 +171,13 @@ fn routes<'a>(
     let mut room = RouteRoom::new(context.room);
     let attached = by_age(&objects.routes).into_iter().map(|(name, object)| {
         let mut draft = RouteDraft::new(name, object, objects);
-        if draft.can_attach(gateways, objects) && !room.take(&draft) {
+        let parents = draft.named_parents(gateways, objects);
+        if draft.needs_room(&parents) && !room.take(&draft) {
             let message =
                 "proxies have as many routes, regular expressions or Services as they may have";
             draft.refuse("TooManyRoutes", message.to_owned());
         }
-        draft.attach(gateways, context.assigned, objects);
+        draft.attach(parents, gateways, context.assigned);
         (name, draft)
     });
     attached.collect()

@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use hermes_core::{inference_pool::PickerFailure, route::BackendTarget};
+use hermes_core::{
+    inference_pool::{PickerFailure, PickerReference},
+    route::BackendTarget,
+};
 
 use super::{
-    backend::{BackendPool, BackendPort},
+    backend::{BackendPool, BackendPort, BackendService, OtherPicker},
     condition::StatusCondition,
     gateway::ObjectRef,
     http_route::BackendRef,
@@ -177,33 +180,39 @@ pub(crate) fn service_pool_name(service: &NamespacedName, port: u16) -> Arc<str>
 fn unreachable_picker(objects: &GatewayObjects<'_>, pool: &BackendPool) -> Option<String> {
     let picker = pool.other_picker.as_ref()?;
     let is_needed = picker.on_failure == PickerFailure::Close;
-    missing_picker(objects, pool).filter(|_| is_needed || has_external_picker(objects, pool))
+    let is_external = picker_service(objects, picker).is_some_and(|service| service.is_external);
+    missing_picker(objects, pool).filter(|_| is_needed || is_external)
 }
 
-/// Whether the picker is an `ExternalName`, which may lead to any host.
-pub(crate) fn has_external_picker(objects: &GatewayObjects<'_>, pool: &BackendPool) -> bool {
-    let service = pool.other_picker.as_ref().map(|picker| &picker.service);
-    let service = service.and_then(|service| {
-        let name = NamespacedName::new(&service.namespace, &service.service);
-        objects.services.get(&name)
-    });
-    service.is_some_and(|service| service.is_external)
+/// The Service of another router's picker.
+pub(crate) fn picker_service<'o>(
+    objects: &'o GatewayObjects<'_>,
+    picker: &OtherPicker,
+) -> Option<&'o BackendService> {
+    let PickerReference {
+        namespace, service, ..
+    } = &picker.service;
+    let name = NamespacedName::new(namespace, service);
+    objects.services.get(&name).copied()
 }
 
 /// What is the matter with the reference to the picker of another router.
 pub(super) fn missing_picker(objects: &GatewayObjects<'_>, pool: &BackendPool) -> Option<String> {
-    let picker = &pool.other_picker.as_ref()?.service;
-    let name = NamespacedName {
-        namespace: Arc::clone(&picker.namespace),
-        name: Arc::clone(&picker.service),
-    };
-    match objects.services.get(&name) {
-        None => Some(format!("there is no Service {name}, which is its picker")),
+    let picker = pool.other_picker.as_ref()?;
+    let PickerReference {
+        namespace,
+        service: name,
+        port,
+    } = &picker.service;
+    match picker_service(objects, picker) {
+        None => Some(format!(
+            "there is no Service {namespace}/{name}, which is its picker"
+        )),
         Some(service) if service.is_external => {
-            Some(format!("its picker {name} is an ExternalName"))
+            Some(format!("its picker {namespace}/{name} is an ExternalName"))
         }
-        Some(service) if service.port(picker.port).is_none() => {
-            Some(format!("its picker {name} has no port {}", picker.port))
+        Some(service) if service.port(*port).is_none() => {
+            Some(format!("its picker {namespace}/{name} has no port {port}"))
         }
         Some(_) => None,
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use hermes_core::route::{HostPattern, Route, RouteRule};
 
 use super::{
-    attachment::AttachingRoute,
+    attachment::{AttachingRoute, AttachmentRefusal},
     condition::{ConditionList, StatusCondition},
     gateway::GATEWAY_GROUP,
     gateway_draft::{AssignedGateway, GatewayDraft},
@@ -37,7 +37,16 @@ pub(super) struct RouteDraft<'a> {
     pub(super) parents: Vec<AttachedParent<'a>>,
 }
 
-/// One reference of a route to a Gateway of this controller.
+/// A reference of a route to a Gateway of this controller.
+#[derive(Debug)]
+pub(super) struct NamedParent<'a> {
+    reference: &'a ParentRef,
+    gateway: NamespacedName,
+    /// The positions of the listeners that take the route, or why none does.
+    listeners: Result<Vec<usize>, AttachmentRefusal>,
+}
+
+/// The same, once the route is attached or not.
 #[derive(Debug)]
 pub(super) struct AttachedParent<'a> {
     pub(super) reference: &'a ParentRef,
@@ -85,26 +94,61 @@ impl<'a> RouteDraft<'a> {
         }
     }
 
+    /// Its references to Gateways of this controller, in its order.
+    pub(super) fn named_parents(
+        &self,
+        gateways: &GatewayDrafts<'_>,
+        objects: &GatewayObjects<'_>,
+    ) -> Vec<NamedParent<'a>> {
+        let of_gateways = self
+            .object
+            .spec
+            .parent_refs
+            .iter()
+            .filter(|parent| (&*parent.group, &*parent.kind) == (GATEWAY_GROUP, "Gateway"));
+        let named = of_gateways.filter_map(|parent| {
+            let namespace = parent.namespace.as_ref().unwrap_or(&self.name.namespace);
+            let name = NamespacedName::new(namespace, &parent.name);
+            let gateway = gateways.get(&name)?;
+            let attaching = AttachingRoute {
+                namespace: &self.name.namespace,
+                parent,
+                hostnames: &self.hostnames,
+            };
+            let listeners = attaching.attach(&name.namespace, &gateway.listeners, objects);
+            Some(NamedParent {
+                reference: parent,
+                gateway: name,
+                listeners,
+            })
+        });
+        named.collect()
+    }
+
+    /// Whether a listener takes it. Others need no room in proxies.
+    pub(super) fn needs_room(&self, parents: &[NamedParent<'_>]) -> bool {
+        self.fault.is_none() && parents.iter().any(|parent| parent.listeners.is_ok())
+    }
+
     /// Attaches it to Gateways, in which it is counted.
     pub(super) fn attach(
         &mut self,
+        parents: Vec<NamedParent<'a>>,
         gateways: &mut GatewayDrafts<'_>,
         assigned: &BTreeMap<NamespacedName, AssignedGateway>,
-        objects: &GatewayObjects<'_>,
     ) {
-        for parent in &self.object.spec.parent_refs {
-            let namespace = parent.namespace.as_ref().unwrap_or(&self.name.namespace);
-            let gateway = NamespacedName {
-                namespace: Arc::clone(namespace),
-                name: Arc::clone(&parent.name),
-            };
-            let is_gateway = (&*parent.group, &*parent.kind) == (GATEWAY_GROUP, "Gateway");
-            let Some(draft) = gateways.get_mut(&gateway).filter(|_| is_gateway) else {
+        for parent in parents {
+            let NamedParent {
+                reference,
+                gateway,
+                listeners,
+            } = parent;
+            let Some(draft) = gateways.get_mut(&gateway) else {
                 continue;
             };
-            let accepted = self.attach_to(draft, parent, assigned.get(&gateway), objects);
+            let accepted = self.attach_to(draft, listeners, assigned.get(&gateway));
             self.parents.push(AttachedParent {
-                reference: parent,
+                reference,
                 gateway,
                 accepted,
             });
@@ -113,22 +157,15 @@ impl<'a> RouteDraft<'a> {
         self.listeners.dedup();
     }
 
-    /// Attaches it to one Gateway. Returns the condition `Accepted`.
+    /// Attaches it to these listeners of one Gateway. Returns the condition `Accepted`.
     fn attach_to(
         &mut self,
         gateway: &mut GatewayDraft<'_>,
-        parent: &ParentRef,
+        listeners: Result<Vec<usize>, AttachmentRefusal>,
         assigned: Option<&AssignedGateway>,
-        objects: &GatewayObjects<'_>,
     ) -> StatusCondition {
         const ACCEPTED: &str = "Accepted";
-        let attaching = AttachingRoute {
-            namespace: &self.name.namespace,
-            parent,
-            hostnames: &self.hostnames,
-        };
-        let attached = attaching.attach(&gateway.name.namespace, &gateway.listeners, objects);
-        let positions = match (attached, &self.fault) {
+        let positions = match (listeners, &self.fault) {
             (Err(refusal), _) => {
                 return StatusCondition::fails(ACCEPTED, refusal.reason, refusal.message);
             }
@@ -149,30 +186,6 @@ impl<'a> RouteDraft<'a> {
     /// Takes it out of service.
     pub(super) fn refuse(&mut self, reason: &'static str, message: String) {
         self.fault.get_or_insert((reason, message));
-    }
-
-    /// Whether a listener of this controller's Gateways takes it. Others need no room in proxies.
-    pub(super) fn can_attach(
-        &self,
-        gateways: &GatewayDrafts<'_>,
-        objects: &GatewayObjects<'_>,
-    ) -> bool {
-        let is_taken = |parent: &ParentRef| {
-            let namespace = parent.namespace.as_ref().unwrap_or(&self.name.namespace);
-            let gateway = gateways.get(&NamespacedName::new(namespace, &parent.name));
-            let is_gateway = (&*parent.group, &*parent.kind) == (GATEWAY_GROUP, "Gateway");
-            let attaching = AttachingRoute {
-                namespace: &self.name.namespace,
-                parent,
-                hostnames: &self.hostnames,
-            };
-            let attaches = |gateway: &GatewayDraft<'_>| {
-                let (namespace, listeners) = (&gateway.name.namespace, &gateway.listeners);
-                attaching.attach(namespace, listeners, objects).is_ok()
-            };
-            is_gateway && gateway.is_some_and(attaches)
-        };
-        self.fault.is_none() && self.object.spec.parent_refs.iter().any(is_taken)
     }
 
     /// The route of proxies; `None` if it is attached to no listener that they have.

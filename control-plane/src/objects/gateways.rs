@@ -24,7 +24,7 @@ use crate::{
         AssignedGateway, BackendPool, BackendService, CertificateFacts, CompiledGateways,
         ConditionList, GatewayApiStatus, GatewayContext, GatewayObjects, GatewayRoom,
         NamespacedName, OtherPicker, ParentEntries, ParentForm, ParentList, Versioned, compile,
-        has_external_picker, service_pool_name,
+        picker_service, service_pool_name,
     },
 };
 
@@ -269,13 +269,14 @@ fn backend_pools(
 /// How the pickers of these pools are asked, of those that have another router's.
 fn adopted(objects: &GatewayObjects<'_>, used: &BTreeSet<NamespacedName>) -> AdoptedPools {
     let pools = objects.pools.iter().flatten();
-    let used =
-        pools.filter(|(name, pool)| used.contains(*name) && !has_external_picker(objects, pool));
+    let used = pools.filter(|(name, _)| used.contains(*name));
     let asked = used.filter_map(|(name, pool)| {
         let picker = pool.other_picker.as_ref()?;
         let reference = &picker.service;
-        let service = NamespacedName::new(&reference.namespace, &reference.service);
-        let service = objects.services.get(&service);
+        let service = picker_service(objects, picker);
+        if service.is_some_and(|service| service.is_external) {
+            return None;
+        }
         let port = service.and_then(|service| service.port(reference.port));
         let protocol = port.and_then(|port| port.protocol.as_deref());
         let (service, namespace) = (&reference.service, &reference.namespace);
