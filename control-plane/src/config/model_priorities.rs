@@ -2,11 +2,7 @@
 
 use hermes_core::inference_pool::ModelPriority;
 
-use super::{
-    key::ValueType,
-    node::{Node, signed},
-    section::Section,
-};
+use super::{key::ValueType, node::Node, section::Section};
 
 /// Most priorities of one pool.
 const MAX_PRIORITIES: usize = 1_000;
@@ -33,12 +29,11 @@ fn parse(node: &Node<'_>) -> Option<Vec<ModelPriority>> {
     if entries.len() > MAX_PRIORITIES {
         return node.wrong(format!("expected at most {MAX_PRIORITIES} models"));
     }
-    let read = |(model, value): (&str, Node<'_>)| match signed(value.value()) {
-        Some(priority) => Some(ModelPriority {
+    let read = |(model, value): (&str, Node<'_>)| {
+        Some(ModelPriority {
             model: model.into(),
-            priority,
-        }),
-        None => value.wrong("expected a priority, a whole number from -2147483648 to 2147483647"),
+            priority: value.priority()?,
+        })
     };
     let mut priorities: Vec<ModelPriority> = entries.into_iter().filter_map(read).collect();
     priorities.sort_by(|one, other| one.model.cmp(&other.model));

@@ -59,6 +59,13 @@ impl<'a> Node<'a> {
         self.diagnostics
     }
 
+    /// A priority; of another value it is recorded what would be right.
+    pub(super) fn priority(&self) -> Option<i32> {
+        signed(self.value).or_else(|| {
+            self.wrong("expected a priority, a whole number from -2147483648 to 2147483647")
+        })
+    }
+
     pub(crate) fn value(&self) -> &'a Value {
         self.value
     }
@@ -204,7 +211,7 @@ pub(crate) fn whole(value: &Value) -> Option<u64> {
 }
 
 /// A whole number that may be negative.
-pub(super) fn signed(value: &Value) -> Option<i32> {
+fn signed(value: &Value) -> Option<i32> {
     match value.as_i64() {
         Some(number) => i32::try_from(number).ok(),
         None => i32::try_from(whole(value)?).ok(),

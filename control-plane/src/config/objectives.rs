@@ -2,11 +2,7 @@
 
 use hermes_core::inference_pool::Objective;
 
-use super::{
-    key::ValueType,
-    node::{Node, signed},
-    section::Section,
-};
+use super::{key::ValueType, node::Node, section::Section};
 
 /// Most objectives of one pool.
 const MAX_OBJECTIVES: usize = 1_000;
@@ -49,11 +45,8 @@ fn objective((name, value): (&str, Node<'_>)) -> Option<Objective> {
             .error(value.path(), "not the name of an objective", fix);
         return None;
     }
-    match signed(value.value()) {
-        Some(priority) => Some(Objective {
-            name: name.into(),
-            priority,
-        }),
-        None => value.wrong("expected a priority, a whole number from -2147483648 to 2147483647"),
-    }
+    Some(Objective {
+        name: name.into(),
+        priority: value.priority()?,
+    })
 }

@@ -306,26 +306,23 @@ impl PoolParts {
 
     /// Priorities, objectives and pickers are looked up.
     fn sort_objects(&mut self, issues: &mut Vec<PoolIssue>) {
-        self.objectives
-            .sort_by(|one, other| one.name.cmp(&other.name));
-        self.objectives.dedup_by(|later, first| {
-            let is_same = later.name == first.name;
-            if is_same {
-                let found = format!("the second one with the name {} has no effect", later.name);
-                issues.push(PoolIssue::warning("objectives", found));
-            }
-            is_same
-        });
-        self.priorities
-            .sort_by(|one, other| one.model.cmp(&other.model));
-        self.priorities.dedup_by(|later, first| {
-            let is_same = later.model == first.model;
-            if is_same {
-                let found = format!("the second one of the model {} has no effect", later.model);
-                issues.push(PoolIssue::warning("modelPriorities", found));
-            }
-            is_same
-        });
+        let mut warn = |key, found| issues.push(PoolIssue::warning(key, found));
+        keep_first_of_each(
+            &mut self.objectives,
+            |objective| &objective.name,
+            |name| {
+                let found = format!("the second one with the name {name} has no effect");
+                warn("objectives", found);
+            },
+        );
+        keep_first_of_each(
+            &mut self.priorities,
+            |priority| &priority.model,
+            |model| {
+                let found = format!("the second one of the model {model} has no effect");
+                warn("modelPriorities", found);
+            },
+        );
         self.pickers.sort();
         self.pickers.dedup();
     }
@@ -353,6 +350,23 @@ impl PoolIssue {
             fix: None,
         }
     }
+}
+
+/// Sorts by name; of several with one name the first stays, and `left_out` gets that of each
+/// other.
+fn keep_first_of_each<T>(
+    list: &mut Vec<T>,
+    name: impl Fn(&T) -> &str,
+    mut left_out: impl FnMut(&str),
+) {
+    list.sort_by(|one, other| name(one).cmp(name(other)));
+    list.dedup_by(|later, first| {
+        let is_same = name(later) == name(first);
+        if is_same {
+            left_out(name(later));
+        }
+        is_same
+    });
 }
 
 #[cfg(test)]
