@@ -33,6 +33,18 @@ pub mod v1 {
 )]
 pub mod ext_proc {
     include!("../generated/envoy.service.ext_proc.v3.rs");
+
+    impl HeaderValue {
+        /// The value, in whichever of its two fields the sender has it.
+        #[must_use]
+        pub fn bytes(&self) -> &[u8] {
+            if self.raw_value.is_empty() {
+                self.value.as_bytes()
+            } else {
+                &self.raw_value
+            }
+        }
+    }
 }
 
 /// Health checks over gRPC. Generated from `proto/grpc/health/v1/health.proto`.

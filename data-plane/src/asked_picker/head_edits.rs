@@ -55,7 +55,7 @@ pub(super) fn set_text<'m>(mutation: &'m HeaderMutation, name: &str) -> Option<&
     let mut fields = mutation.set_headers.iter().rev();
     let found = fields.find_map(|set| {
         let field = set.header.as_ref()?;
-        field.key.eq_ignore_ascii_case(name).then(|| value(field))
+        field.key.eq_ignore_ascii_case(name).then(|| field.bytes())
     });
     std::str::from_utf8(found?).ok()
 }
@@ -112,7 +112,7 @@ fn action(set: &HeaderValueOption) -> HeaderAppendAction {
 fn header(set: &HeaderValueOption) -> Option<(HeaderName, HeaderValue)> {
     let field = set.header.as_ref()?;
     let name = HeaderName::from_str(&field.key).ok()?;
-    Some((name, HeaderValue::from_bytes(value(field)).ok()?))
+    Some((name, HeaderValue::from_bytes(field.bytes()).ok()?))
 }
 
 fn pseudo<'m>(mutation: &'m HeaderMutation, name: &str) -> Option<&'m [u8]> {
@@ -120,16 +120,9 @@ fn pseudo<'m>(mutation: &'m HeaderMutation, name: &str) -> Option<&'m [u8]> {
         .set_headers
         .iter()
         .filter_map(|set| set.header.as_ref());
-    fields.find(|field| field.key == name).map(value)
-}
-
-/// The value, in whichever field the picker has it.
-fn value(field: &WireHeader) -> &[u8] {
-    if field.raw_value.is_empty() {
-        field.value.as_bytes()
-    } else {
-        &field.raw_value
-    }
+    fields
+        .find(|field| field.key == name)
+        .map(WireHeader::bytes)
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ impl RequestHead {
         }
         let pseudo = |name: &str| {
             let mut found = fields.iter().filter(|field| field.key == name);
-            found.next().map(bytes)
+            found.next().map(WireHeader::bytes)
         };
         let method = pseudo(":method").and_then(|method| Method::from_bytes(method).ok());
         let path = pseudo(":path").and_then(|path| Uri::try_from(path).ok());
@@ -66,7 +66,7 @@ pub(super) fn answer_head(wire: Option<&WireHeaders>) -> Option<http::response::
     let fields = &wire?.headers;
     let status = fields.iter().find(|field| field.key == ":status")?;
     let mut head = http::Response::new(()).into_parts().0;
-    head.status = StatusCode::from_bytes(bytes(status)).ok()?;
+    head.status = StatusCode::from_bytes(status.bytes()).ok()?;
     head.headers = headers(&fields[..fields.len().min(MAX_FIELDS)]);
     Some(head)
 }
@@ -107,27 +107,18 @@ fn headers(fields: &[WireHeader]) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(fields.len());
     for field in fields {
         if field.key == ":authority" {
-            if let Ok(host) = HeaderValue::from_bytes(bytes(field)) {
+            if let Ok(host) = HeaderValue::from_bytes(field.bytes()) {
                 headers.insert(header::HOST, host);
             }
             continue;
         }
         let name = HeaderName::from_bytes(field.key.as_bytes());
-        let value = HeaderValue::from_bytes(bytes(field));
+        let value = HeaderValue::from_bytes(field.bytes());
         if let (Ok(name), Ok(value)) = (name, value) {
             headers.append(name, value);
         }
     }
     headers
-}
-
-/// The value, in whichever field an Envoy of its release sends it.
-fn bytes(field: &WireHeader) -> &[u8] {
-    if field.raw_value.is_empty() {
-        field.value.as_bytes()
-    } else {
-        &field.raw_value
-    }
 }
 
 #[cfg(test)]
@@ -186,7 +177,7 @@ mod tests {
             value: "/old".to_owned(),
             raw_value: Bytes::new(),
         };
-        assert_eq!(bytes(&field), b"/old");
+        assert_eq!(field.bytes(), b"/old");
     }
 
     #[test]
