@@ -34,6 +34,17 @@ impl<'a, 'p> ObjectMembers<'a, 'p> {
         }
     }
 
+    /// The members of a whole body.
+    pub(crate) fn of_body(
+        body: &'a [u8],
+        place: &'p FieldPlace<'p>,
+    ) -> Result<Self, UntranslatableRequest> {
+        match std::str::from_utf8(body) {
+            Ok(json) => Self::read(json, place),
+            Err(_) => Err(UntranslatableRequest::new(*place, "the body must be UTF-8")),
+        }
+    }
+
     pub(crate) fn of(
         raw: &'a RawValue,
         place: &'p FieldPlace<'p>,

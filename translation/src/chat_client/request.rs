@@ -39,10 +39,7 @@ pub fn translate_request(
     terms: &MessagesTerms<'_>,
 ) -> Result<ChatRequestForMessages, UntranslatableRequest> {
     let root = FieldPlace::Body;
-    let Ok(json) = std::str::from_utf8(body) else {
-        return Err(UntranslatableRequest::new(root, "the body must be UTF-8"));
-    };
-    let mut fields = ObjectMembers::read(json, &root)?;
+    let mut fields = ObjectMembers::of_body(body, &root)?;
     let own_model = fields.required_string("model")?;
     let stream = fields.flag("stream")?;
     let include_usage = stream_options(&mut fields, &root)?;

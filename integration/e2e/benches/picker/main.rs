@@ -29,7 +29,6 @@ mod rows;
 mod scene;
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -148,13 +147,6 @@ async fn main() -> ExitCode {
 fn say(line: &str) {
     // Nothing can be done about a closed standard error.
     _ = writeln!(io::stderr(), "{line}");
-}
-
-/// The first line that a backend writes, which its parent waits for.
-fn say_address(address: SocketAddr) -> io::Result<()> {
-    let mut out = io::stdout();
-    writeln!(out, "{address}")?;
-    out.flush()
 }
 
 async fn report(args: &LoadArgs) -> Result<(), BenchError> {

@@ -8,7 +8,8 @@
 //! process ends when its standard input does, so none is left behind.
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -75,7 +76,7 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 /// The role: serves until standard input ends.
 pub async fn serve() -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    crate::say_address(listener.local_addr()?)?;
+    say_address(listener.local_addr()?)?;
     let held = Arc::new(AtomicUsize::new(0));
     let accept = async {
         let mut connections = JoinSet::new();
@@ -205,4 +206,11 @@ fn respond(kind: &'static str, body: Body) -> Response<Body> {
         .header("content-type", kind)
         .body(body)
         .expect("a constant header is valid")
+}
+
+/// The first line that a backend writes, which its parent waits for.
+fn say_address(address: SocketAddr) -> io::Result<()> {
+    let mut out = io::stdout();
+    writeln!(out, "{address}")?;
+    out.flush()
 }

@@ -26,7 +26,6 @@ mod process;
 mod table;
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -124,13 +123,6 @@ async fn main() -> ExitCode {
 fn say(line: &str) {
     // Nothing can be done about a closed standard error.
     _ = writeln!(io::stderr(), "{line}");
-}
-
-/// The first line that a backend writes, which its parent waits for.
-fn say_address(address: SocketAddr) -> io::Result<()> {
-    let mut out = io::stdout();
-    writeln!(out, "{address}")?;
-    out.flush()
 }
 
 async fn report(args: &LoadArgs) -> Result<(), BenchError> {
