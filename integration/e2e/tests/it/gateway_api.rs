@@ -15,7 +15,7 @@ use hermes_testkit::apiserver::{ApiServer, Collection};
 use k8s_openapi::{
     ByteString,
     api::{
-        core::v1::{Pod, Secret, Service},
+        core::v1::{Secret, Service},
         discovery::v1::EndpointSlice,
     },
 };
@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{client as http, eventually},
+    inference_pools::pod,
     tls::authority::Authority,
 };
 
@@ -154,19 +155,6 @@ gatewayApi:
         eventually(what, || async { is_right(&self.status(collection, name)) }).await;
         self.status(collection, name)
     }
-}
-
-fn pod(name: &str) -> Pod {
-    let pod = json!({
-        "metadata": {"name": name, "namespace": "ai", "labels": {"app": "qwen"}},
-        "spec": {"containers": [{"name": "custom-serving"}]},
-        "status": {
-            "phase": "Running",
-            "podIP": "127.0.0.1",
-            "conditions": [{"type": "Ready", "status": "True"}],
-        },
-    });
-    serde_json::from_value(pod).expect("a pod")
 }
 
 /// A route to the pool `chat` below `/a`.

@@ -103,7 +103,8 @@ impl Router {
     }
 }
 
-fn pod(name: &str) -> Pod {
+/// A ready pod of the namespace `ai` on this machine, with the label of the guide.
+pub(crate) fn pod(name: &str) -> Pod {
     let pod = json!({
         "metadata": {"name": name, "namespace": "ai", "labels": {"app": "qwen"}},
         "spec": {"containers": [{"name": "custom-serving"}]},
