@@ -126,17 +126,10 @@ pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, Start
         tls: TlsFolder::follow(tls, &mut parts.registry, &tasks).await?,
     };
     let mutual_tls = listener.tls.is_some();
-    if let (Some(recorder), Some(status)) = (recorder, feed.status()) {
-        tasks.spawn(
-            "recorder",
-            until_drain(drain.clone(), recorder.follow(status)),
-        );
-    }
-    let (gateways, newest) = gateways::run(kube.clone(), &mut parts.registry, &tasks, &drain);
-    let certificates = CertificateSource {
-        newest,
-        is_permitted: mutual_tls || certificates_without_tls,
-    };
+    record_status(recorder, &feed, &tasks, &drain);
+    let may_send = mutual_tls || certificates_without_tls;
+    let (gateways, certificates) =
+        gateways::run(kube.clone(), may_send, &mut parts.registry, &tasks, &drain);
     let (snapshots, objects) = parts.run_pipeline(feed, gateways, kube, &tasks, &drain)?;
     let publishers = (publisher_listeners, kv_events_replicas);
     parts.accept_publishers(publishers, &tasks, &drain);
@@ -165,10 +158,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, Start
     let admin_address = admin.as_ref().map(BoundAdmin::local_addr);
     spawn_servers(&tasks, &drain, pools, (listener, state), admin);
     let cut_off = closing.clone().drop_guard();
-    tasks.spawn("drain", async move {
-        drain.draining().await;
-        closing.cancel();
-    });
+    tasks.spawn("drain", close_when_draining(drain, closing));
     tracing::info!(%grpc, mutual_tls, ?kv_events, admin = ?admin_address, replica = &*replica, "control plane started");
     Ok(ControlPlane {
         grpc,
@@ -180,6 +170,22 @@ pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, Start
         subscribers,
         _cut_off: cut_off,
     })
+}
+
+/// Records what becomes of the configuration as Kubernetes Events, if both are there.
+fn record_status(recorder: Option<EventRecorder>, feed: &ConfigFeed, tasks: &Tasks, drain: &Drain) {
+    if let (Some(recorder), Some(status)) = (recorder, feed.status()) {
+        tasks.spawn(
+            "recorder",
+            until_drain(drain.clone(), recorder.follow(status)),
+        );
+    }
+}
+
+/// Ends the streams to proxies when the drain begins.
+async fn close_when_draining(drain: Drain, closing: CancellationToken) {
+    drain.draining().await;
+    closing.cancel();
 }
 
 /// Spawns what answers proxies, operators and the clock.

@@ -12,20 +12,20 @@ use tokio::sync::{OnceCell, watch};
 use super::until_drain;
 use crate::{
     gateway_ports::{GatewayPortFeed, GatewayPortMetrics},
-    listener_certificates::{CertificateFeed, NewestCertificates, SecretMetrics},
+    listener_certificates::{CertificateFeed, SecretMetrics},
     objects::GatewayLinks,
+    serve::CertificateSource,
 };
 
-/// What proxies are sent of certificates.
-pub(super) type CertificateReceiver = watch::Receiver<NewestCertificates>;
-
-/// Starts the tasks. They ask nothing of an API server before a Gateway needs it.
+/// Starts the tasks. They ask nothing of an API server before a Gateway needs it. `may_send`: whether
+/// proxies may be sent certificates over the connections that they have.
 pub(super) fn run(
     kube: Option<kube::Client>,
+    may_send: bool,
     registry: &mut Registry,
     tasks: &Tasks,
     drain: &Drain,
-) -> (GatewayLinks, CertificateReceiver) {
+) -> (GatewayLinks, CertificateSource) {
     let client = Arc::new(OnceCell::new_with(kube));
     let (wanted, gateways) = watch::channel(None);
     let (published_services, services) = watch::channel(None);
@@ -37,7 +37,7 @@ pub(super) fn run(
     };
     let (allowed, names) = watch::channel(None);
     let (published_states, secrets) = watch::channel(Arc::default());
-    let (published_certificates, certificates) = watch::channel(None);
+    let (published_certificates, newest) = watch::channel(None);
     let followed = CertificateFeed {
         allowed: names,
         states: Arc::new(published_states),
@@ -53,6 +53,10 @@ pub(super) fn run(
         last_services: None,
         allowed: Arc::new(allowed),
         secrets,
+    };
+    let certificates = CertificateSource {
+        newest,
+        is_permitted: may_send,
     };
     (links, certificates)
 }
